@@ -1,0 +1,269 @@
+"""Which tokens of a chat are trained, derived in independent ways that must agree.
+
+    text    <|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n|Hello!<|im_end|>|\\n
+    by text                                                      └── trained ───┘
+    by ids   S  user \\n Hi E \\n S assistant \\n  Hello ! E  \\n
+                                               └trained┘
+
+A, `by_text`: the chat rendered up to a turn, plus the generation prompt, must be a prefix of the
+chat rendered with the turn; what follows, through the token that ends it, is the turn.
+B, `by_ids`: a scan of the finished ids for assistant headers and the end tokens behind them.
+C, `by_tags`: the spans of a user's own template with `{% generation %}` tags, where one is given.
+
+The text is cut where a trained answer starts, before tokens are made: the ids up to there are
+those that inference sees, also where an answer starts with a newline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from lorawright.chat.forged import unmark
+from lorawright.chat.marks import TurnMarks
+from lorawright.chat.tokenizer import ChatTokenizer
+from lorawright.config.schema import TrainOn
+from lorawright.types import Conversation, Role, Span
+
+
+class Refusal(ValueError):
+    """A row whose mask cannot be proven; `path` leads to the message it is about."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(why)
+        self.path = path
+
+
+class TagsDisagree(ValueError):
+    """The user's template with generation tags is not the model's template; ends its use."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextView:
+    """Derivation A: the rendered chat and its trained stretches.
+
+    Attributes:
+        text: The chat, rendered whole.
+        trained: Character ranges that are trained, in order, none touching another.
+        cuts: Positions where the text is cut before it is tokenized.
+    """
+
+    text: str
+    trained: tuple[Span, ...]
+    cuts: tuple[int, ...]
+
+
+def trained_turns(conversation: Conversation, train_on: TrainOn) -> list[int]:
+    """Numbers of the assistant messages that are trained; a message's own flag wins."""
+    answers = [
+        index
+        for index, message in enumerate(conversation.messages)
+        if message.role is Role.ASSISTANT
+    ]
+    wanted = set(answers[-1:] if train_on is TrainOn.LAST_ASSISTANT else answers)
+    flags = {index: conversation.messages[index].train for index in answers}
+    return [
+        index for index in answers if flags[index] or (flags[index] is None and index in wanted)
+    ]
+
+
+def by_text(
+    tokenizer: ChatTokenizer, marks: TurnMarks, conversation: Conversation, train_on: TrainOn
+) -> TextView:
+    """Derivation A.
+
+    Raises:
+        Refusal: The template does not render the chat turn by turn.
+        jinja2.TemplateError: The template refuses the chat.
+    """
+    text = tokenizer.render(conversation.messages, conversation.tools)
+    turns = [
+        _turn(tokenizer, marks, conversation, index, text)
+        for index in trained_turns(conversation, train_on)
+    ]
+    if train_on is not TrainOn.ALL:
+        return TextView(
+            text, tuple(turns), tuple(sorted({edge for turn in turns for edge in turn}))
+        )
+    trained: list[Span] = []
+    position = 0
+    for start, end in _untrained_messages(tokenizer, conversation, text):
+        trained.append((position, start))
+        position = end
+    trained.append((position, len(text)))
+    trained = [span for span in trained if span[0] < span[1]]
+    edges = {edge for span in (*turns, *trained) for edge in span}
+    return TextView(text, tuple(trained), tuple(sorted(edges - {0, len(text)})))
+
+
+def _turn(
+    tokenizer: ChatTokenizer, marks: TurnMarks, conversation: Conversation, index: int, text: str
+) -> Span:
+    """Characters of one answer, from behind its header through its end token."""
+    path = f"messages[{index}]"
+    before, tools = conversation.messages[:index], conversation.tools
+    if not before:
+        raise Refusal(path, "an answer without anything before it has no prompt")
+    prompt = tokenizer.render(before, tools, generation_prompt=True)
+    whole = index + 1 == len(conversation.messages)
+    upto = text if whole else tokenizer.render(conversation.messages[: index + 1], tools)
+    if not upto.startswith(prompt):
+        raise Refusal(path, f"does not follow its generation prompt: {_parting(prompt, upto)}")
+    if not text.startswith(upto):
+        raise Refusal(path, f"is rendered otherwise once turns follow: {_parting(upto, text)}")
+    body = upto[len(prompt) :]
+    end = body.rfind(marks.end)
+    if end < 0 or body[end + len(marks.end) :] != marks.tail:
+        raise Refusal(path, f"does not end with {marks.end + marks.tail!r}, got {body[-30:]!r}")
+    return len(prompt), len(prompt) + end + len(marks.end)
+
+
+def _untrained_messages(
+    tokenizer: ChatTokenizer, conversation: Conversation, text: str
+) -> list[Span]:
+    """Whole turns, header and tail included, of messages with `train: false`."""
+    spans: list[Span] = []
+    for index, message in enumerate(conversation.messages):
+        if message.train is not False:
+            continue
+        before = (
+            tokenizer.render(conversation.messages[:index], conversation.tools) if index else ""
+        )
+        upto = tokenizer.render(conversation.messages[: index + 1], conversation.tools)
+        if not (text.startswith(before) and text.startswith(upto)):
+            raise Refusal(f"messages[{index}]", "is not a stretch of its own in the rendered chat")
+        spans.append((len(before), len(upto)))
+    return spans
+
+
+def by_ids(
+    ids: Sequence[int], marks: TurnMarks, conversation: Conversation, train_on: TrainOn
+) -> list[Span]:
+    """Derivation B: token positions of the trained spans, from nothing but the ids and the roles.
+
+    Raises:
+        Refusal: Headers and assistant messages do not match one to one.
+    """
+    array = np.asarray(ids, dtype=np.int64)
+    headers = _find_all(array, marks.core_ids)
+    answers = [i for i, m in enumerate(conversation.messages) if m.role is Role.ASSISTANT]
+    if len(headers) != len(answers):
+        raise Refusal(
+            "messages", f"{len(answers)} assistant messages, but {len(headers)} headers in the ids"
+        )
+    if train_on is TrainOn.ALL:
+        return _complement(_untrained_turns(array, marks, conversation), len(ids))
+    ends = np.flatnonzero(array == marks.end_id)
+    wanted = set(trained_turns(conversation, train_on))
+    spans: list[Span] = []
+    for index, position in zip(answers, headers, strict=True):
+        if index not in wanted:
+            continue
+        start = position + len(marks.header_ids)
+        if tuple(ids[position:start]) != marks.header_ids:
+            raise Refusal(f"messages[{index}]", "its header is merged with the answer in the ids")
+        behind = ends[np.searchsorted(ends, start) :]
+        if not behind.size:
+            raise Refusal(f"messages[{index}]", f"no {marks.end} behind it in the ids")
+        spans.append((start, int(behind[0]) + 1))
+    return spans
+
+
+def _find_all(array: npt.NDArray[np.int64], needle: Sequence[int]) -> list[int]:
+    candidates = np.flatnonzero(array == needle[0])
+    return [int(p) for p in candidates if tuple(array[p : p + len(needle)]) == tuple(needle)]
+
+
+def _untrained_turns(
+    array: npt.NDArray[np.int64], marks: TurnMarks, conversation: Conversation
+) -> list[Span]:
+    untrained = [i for i, m in enumerate(conversation.messages) if m.train is False]
+    if not untrained:
+        return []
+    starts = [int(p) for p in np.flatnonzero(array == marks.core_ids[0])]
+    num_added = len(starts) - len(conversation.messages)  # a default system turn of the template
+    if num_added not in (0, 1):
+        raise Refusal(
+            "messages",
+            f"{len(conversation.messages)} messages, but {len(starts)} turns in the ids: "
+            "`train: false` cannot be located with `train_on: all`",
+        )
+    edges = [0, *starts[num_added + 1 :], len(array)]
+    return [(edges[i], edges[i + 1]) for i in untrained]
+
+
+def _complement(spans: Sequence[Span], length: int) -> list[Span]:
+    kept: list[Span] = []
+    position = 0
+    for start, end in (*spans, (length, length)):
+        if position < start:
+            kept.append((position, start))
+        position = end
+    return kept
+
+
+def by_tags(
+    template: str, tokenizer: ChatTokenizer, conversation: Conversation, text: str
+) -> list[Span]:
+    """Derivation C: character ranges inside the `{% generation %}` tags of a user's template.
+
+    Raises:
+        TagsDisagree: It renders other text than the model's own template.
+        jinja2.TemplateError: It refuses the chat.
+    """
+    texts, spans = render_jinja_template(
+        [[message.for_template() for message in conversation.messages]],
+        tools=None if conversation.tools is None else [dict(t) for t in conversation.tools],
+        chat_template=template,
+        return_assistant_tokens_mask=True,
+        **tokenizer.variables,
+    )
+    if texts[0] != text:
+        raise TagsDisagree(
+            f"renders other text than the model's own template: {_parting(text, texts[0])}"
+        )
+    return [(int(start), int(end)) for start, end in spans[0] if start < end]
+
+
+def check_tags(
+    template: str,
+    tokenizer: ChatTokenizer,
+    marks: TurnMarks,
+    conversation: Conversation,
+    text: str,
+) -> None:
+    """Compares C with A over all assistant turns of a chat.
+
+    Raises:
+        TagsDisagree: Other text, or other spans, than the model's own template gives.
+    """
+    tagged = by_tags(template, tokenizer, conversation, text)
+    answers = [i for i, m in enumerate(conversation.messages) if m.role is Role.ASSISTANT]
+    turns = [_turn(tokenizer, marks, conversation, index, text) for index in answers]
+    for mine, theirs in zip(turns, tagged, strict=False):
+        if mine != theirs:
+            raise TagsDisagree(
+                f"marks {_clip(text[slice(*theirs)])} as trained, expected "
+                f"{_clip(text[slice(*mine)])} (the answer and the token that ends it)"
+            )
+    if len(turns) != len(tagged):
+        raise TagsDisagree(f"marks {len(tagged)} stretches as trained, expected {len(turns)}")
+
+
+def _parting(expected: str, got: str) -> str:
+    """Where two texts part, with a little of both."""
+    limit = min(len(expected), len(got))
+    at = next((i for i in range(limit) if expected[i] != got[i]), limit)
+    return (
+        f"at character {at}, after {_clip(expected[max(0, at - 24) : at])}, expected "
+        f"{_clip(expected[at : at + 24])}, got {_clip(got[at : at + 24])}"
+    )
+
+
+def _clip(text: str) -> str:
+    shown = unmark(text)
+    return repr(shown if len(shown) <= 60 else f"{shown[:28]}…{shown[-28:]}")

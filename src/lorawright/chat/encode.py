@@ -1,0 +1,250 @@
+"""Conversations → token ids with proven spans, a batch at a time.
+
+Every row passes derivation A before it is tokenized and B after; a row where they differ becomes a
+problem with both views. Nothing leaves without a problem that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+import jinja2
+
+from lorawright.chat import derive, forged
+from lorawright.chat.derive import Refusal, TagsDisagree, TextView
+from lorawright.chat.marks import TurnMarks, learn
+from lorawright.chat.tokenizer import ChatTokenizer
+from lorawright.config.schema import DataSettings, ForgedPolicy, OverlongPolicy, StrictPolicy
+from lorawright.types import Conversation, EncodedChat, Kind, Problem, Severity, Span
+
+BATCH = 512  # rows per call of the Rust tokenizer: larger ones gain nothing measurable
+
+
+@dataclass
+class Tally:
+    """What was proven, counted while rows pass."""
+
+    num_rows: int = 0
+    num_spans: int = 0
+    num_agreed_text_ids: int = 0
+    num_agreed_tags: int = 0
+    num_kept_apart: int = 0  # answers that start with white space: cut from their header
+    tags_problem: str | None = None
+
+
+@dataclass
+class Encoder:
+    """Encodes the chats of one run.
+
+    Args:
+        tokenizer: The model's.
+        settings: What is trained, and the policies.
+        tags: Source of a template with generation tags, and the file it came from.
+    """
+
+    tokenizer: ChatTokenizer
+    settings: DataSettings
+    tags: tuple[str, str] | None = None
+    tally: Tally = field(default_factory=Tally)
+
+    def __post_init__(self) -> None:
+        self.marks: TurnMarks = learn(self.tokenizer)
+        self._tokens = forged.pattern(tuple(self.tokenizer.control_ids))
+
+    def run(self, rows: Iterable[Conversation | Problem]) -> Iterator[EncodedChat | Problem]:
+        """Yields encoded chats and problems in the order of the rows."""
+        batch: list[Problem | tuple[Conversation, TextView]] = []
+        for row in rows:
+            batch.extend([row] if isinstance(row, Problem) else self._render(row))
+            if len(batch) >= BATCH:
+                yield from self._encode(batch)
+                batch = []
+        yield from self._encode(batch)
+
+    def _render(self, chat: Conversation) -> list[Problem | tuple[Conversation, TextView]]:
+        found = list(forged.find(chat, self._tokens))
+        if found and self.settings.special_tokens_in_text is ForgedPolicy.ERROR:
+            return [_forged(chat, path, token) for path, token in found]
+        if found:
+            chat = forged.mark(chat, self._tokens)
+        try:
+            view = derive.by_text(self.tokenizer, self.marks, chat, self.settings.train_on)
+            return [*self._witness(chat, view), (chat, view)]
+        except Refusal as refusal:
+            return [_problem(chat, refusal.path, str(refusal), Kind.MASK, MASK_HINT)]
+        except jinja2.TemplateError as error:
+            what = f"the chat template refuses this chat: {error}"
+            return [_problem(chat, "messages", what, Kind.TEMPLATE, TEMPLATE_HINT)]
+
+    def _witness(self, chat: Conversation, view: TextView) -> list[Problem]:
+        """Derivation C; its first disagreement is reported once and ends it."""
+        if self.tags is None or self.tally.tags_problem is not None:
+            return []
+        source, file = self.tags
+        try:
+            derive.check_tags(source, self.tokenizer, self.marks, chat, view.text)
+        except (TagsDisagree, jinja2.TemplateError) as error:
+            self.tally.tags_problem = str(error)
+            message = f"{error} (row {chat.where})"
+            return [
+                Problem(file, None, "template.generation_tags", message, TAGS_HINT, Kind.TEMPLATE)
+            ]
+        self.tally.num_agreed_tags += 1
+        return []
+
+    def _encode(
+        self, batch: list[Problem | tuple[Conversation, TextView]]
+    ) -> Iterator[EncodedChat | Problem]:
+        layouts = [_layout(row[1]) if isinstance(row, tuple) else [] for row in batch]
+        texts = [piece.text for layout in layouts for piece in layout if not piece.plain]
+        plain = [piece.text for layout in layouts for piece in layout if piece.plain]
+        ids = iter(self.tokenizer.encode(texts))
+        plain_ids = iter(self.tokenizer.encode_plain(plain))
+        for row, layout in zip(batch, layouts, strict=True):
+            if isinstance(row, Problem):
+                yield row
+                continue
+            pieces = [next(plain_ids if piece.plain else ids) for piece in layout]
+            yield self._prove(row[0], layout, pieces)
+
+    def _prove(
+        self, chat: Conversation, layout: list[Piece], pieces: list[list[int]]
+    ) -> EncodedChat | Problem:
+        ids = [token for piece in pieces for token in piece]
+        spans_a = _spans(layout, pieces)
+        try:
+            spans_b = derive.by_ids(ids, self.marks, chat, self.settings.train_on)
+        except Refusal as refusal:
+            return _problem(chat, refusal.path, str(refusal), Kind.MASK, MASK_HINT)
+        if spans_b[:1] and spans_b[0][0] == 0:
+            spans_b[0] = (1, spans_b[0][1])
+        if spans_a != spans_b:
+            what = f"by text {self._shown(ids, spans_a)}, by ids {self._shown(ids, spans_b)}"
+            message = f"the two derivations of the mask disagree: {what}"
+            return _problem(chat, "messages", message, Kind.MASK, MASK_HINT)
+        encoded = EncodedChat(tuple(ids), tuple(spans_a), chat.file, chat.line, chat.split)
+        if not spans_a:
+            severity = _severity(self.settings.untrained)
+            message = "has no trained token"
+            return _problem(chat, "messages", message, Kind.UNTRAINED, UNTRAINED_HINT, severity)
+        fitted = self._fit(encoded)
+        if isinstance(fitted, EncodedChat):
+            self._count(layout, fitted)
+        return fitted
+
+    def _fit(self, chat: EncodedChat) -> EncodedChat | Problem:
+        limit = self.settings.max_length
+        if len(chat.ids) <= limit:
+            return chat
+        policy = self.settings.overlong
+        spans = tuple(span for span in chat.spans if span[1] <= limit)
+        if policy is OverlongPolicy.CUT and spans:
+            return replace(chat, ids=chat.ids[: spans[-1][1]], spans=spans)
+        message = f"has {len(chat.ids)} tokens, the limit is {limit}"
+        if policy is OverlongPolicy.CUT:
+            message += "; no whole answer fits"
+        severity = Severity.ERROR if policy is OverlongPolicy.ERROR else Severity.DROPPED
+        return Problem(
+            chat.file,
+            chat.line,
+            "messages",
+            message,
+            OVERLONG_HINT,
+            Kind.OVERLONG,
+            severity,
+            chat.split,
+        )
+
+    def _count(self, layout: list[Piece], chat: EncodedChat) -> None:
+        self.tally.num_rows += 1
+        self.tally.num_spans += len(chat.spans)
+        self.tally.num_agreed_text_ids += 1
+        self.tally.num_kept_apart += sum(
+            piece.trained and piece.text[:1].isspace() for piece in layout
+        )
+
+    def _shown(self, ids: list[int], spans: list[Span]) -> str:
+        texts = [self.tokenizer.decode(ids[start:end]) for start, end in spans[:2]]
+        return " | ".join(repr(text[:60]) for text in texts) or "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of rendered text that is tokenized by itself.
+
+    `plain`: control tokens in it are text. `trained`: its tokens are.
+    """
+
+    text: str
+    plain: bool
+    trained: bool
+
+
+def _layout(view: TextView) -> list[Piece]:
+    """The text cut at the view's cuts, and those pieces at forged tokens.
+
+    "…assistant\\n" | "Hello!<|im_end|>" | "\\n<|im_start|>user…"
+     untrained        trained             untrained
+    """
+    edges = [0, *view.cuts, len(view.text)]
+    starts = {start: end for start, end in view.trained}
+    pieces: list[Piece] = []
+    trained_until = 0
+    for start, end in zip(edges, edges[1:], strict=False):
+        trained_until = max(trained_until, starts.get(start, 0))
+        pieces += [
+            Piece(text, plain, start < trained_until)
+            for text, plain in forged.split(view.text[start:end])
+        ]
+    return pieces
+
+
+def _spans(layout: list[Piece], pieces: list[list[int]]) -> list[Span]:
+    """Token ranges of the trained pieces; position 0 has no prompt and is never trained."""
+    spans: list[Span] = []
+    position = 0
+    for piece, ids in zip(layout, pieces, strict=True):
+        end = position + len(ids)
+        if piece.trained and end > max(position, 1):
+            if spans and spans[-1][1] == position:
+                spans[-1] = (spans[-1][0], end)
+            else:
+                spans.append((max(position, 1), end))
+        position = end
+    return spans
+
+
+MASK_HINT = "this row's mask cannot be proven, so it is not trained; take it out or change it"
+TEMPLATE_HINT = "change the row, or leave it out with `data.invalid: drop`"
+TAGS_HINT = (
+    "correct the tags: they may only be put around the answer and its end token, adding no text"
+)
+UNTRAINED_HINT = "leave such rows out with `data.untrained: drop`, or see `data.train_on`"
+OVERLONG_HINT = "raise `data.max_length`, or choose `data.overlong: drop` or `cut`"
+
+
+def _severity(policy: StrictPolicy) -> Severity:
+    return Severity.DROPPED if policy is StrictPolicy.DROP else Severity.ERROR
+
+
+def _forged(chat: Conversation, path: str, token: str) -> Problem:
+    spelled = "a private-use character" if token in (forged.START, forged.END) else token
+    return _problem(
+        chat,
+        path,
+        f"spells the control token {spelled}",
+        Kind.FORGED,
+        "take it out, or encode it as plain text with `data.special_tokens_in_text: escape`",
+    )
+
+
+def _problem(
+    chat: Conversation,
+    path: str,
+    message: str,
+    kind: Kind,
+    hint: str,
+    severity: Severity = Severity.ERROR,
+) -> Problem:
+    return Problem(chat.file, chat.line, path, message, hint, kind, severity, chat.split)

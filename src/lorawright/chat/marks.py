@@ -1,0 +1,89 @@
+"""How a chat template marks the assistant's turn: learned once per model, by probing it.
+
+    <|im_start|> assistant \\n   The answer .   <|im_end|>   \\n
+    └───────── header ───────┘                  └─ end ──┘  └ tail ┘
+
+`header` is what the template writes as generation prompt; `end` is the one control token that it
+puts after every answer, the token that makes the model stop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jinja2
+
+from lorawright.chat.tokenizer import ChatTokenizer
+from lorawright.errors import TemplateError
+from lorawright.types import Message, Role
+
+PROBE = "Zebra 7"
+HINT = "lorawright trains only what it can prove; open an issue with the model's name"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnMarks:
+    """Text and ids around an assistant's turn.
+
+    Attributes:
+        header: The generation prompt, such as `<|im_start|>assistant\\n`.
+        header_ids: Its ids.
+        core_ids: The header's ids without trailing white space, which may merge with an answer.
+        end: The control token after every answer, such as `<|im_end|>`.
+        end_id: Its id.
+        tail: What the template writes between `end` and the next turn, such as `\\n`.
+    """
+
+    header: str
+    header_ids: tuple[int, ...]
+    core_ids: tuple[int, ...]
+    end: str
+    end_id: int
+    tail: str
+
+
+def learn(tokenizer: ChatTokenizer) -> TurnMarks:
+    """Probes the template with a chat of one question and one answer.
+
+    Raises:
+        TemplateError: The template has no generation prompt, or no control token ends its answers.
+    """
+    question = [Message(Role.USER, "Hi")]
+    answer = Message(Role.ASSISTANT, PROBE)
+    try:
+        asked = tokenizer.render(question, None)
+        prompt = tokenizer.render(question, None, generation_prompt=True)
+        full = tokenizer.render([*question, answer], None)
+    except jinja2.TemplateError as error:
+        raise _unproven(tokenizer, f"it refuses a question with an answer: {error}") from None
+    if not prompt.startswith(asked) or prompt == asked:
+        raise _unproven(tokenizer, "it writes no header that an answer starts after")
+    header = prompt[len(asked) :]
+    if not full.startswith(prompt) or PROBE not in full[len(prompt) :]:
+        raise _unproven(tokenizer, "an answer does not follow the generation prompt unchanged")
+    after = full[len(prompt) :].partition(PROBE)[2]
+    end = _leading_control_token(tokenizer, after)
+    if end is None:
+        raise _unproven(tokenizer, f"no control token ends an answer, got {after[:40]!r}")
+    header_ids, core_ids = tokenizer.encode([header, header.rstrip()])
+    if not core_ids or core_ids[0] not in tokenizer.control_ids.values():
+        raise _unproven(tokenizer, f"its header {header!r} does not start with a control token")
+    return TurnMarks(
+        header=header,
+        header_ids=tuple(header_ids),
+        core_ids=tuple(core_ids),
+        end=end,
+        end_id=tokenizer.control_ids[end],
+        tail=after[len(end) :],
+    )
+
+
+def _leading_control_token(tokenizer: ChatTokenizer, text: str) -> str | None:
+    found = [token for token in tokenizer.control_ids if text.startswith(token)]
+    return max(found, key=len, default=None)
+
+
+def _unproven(tokenizer: ChatTokenizer, why: str) -> TemplateError:
+    return TemplateError(
+        f"the masks of this chat template cannot be proven: {why}", where=tokenizer.name, hint=HINT
+    )

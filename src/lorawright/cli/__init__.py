@@ -1,0 +1,73 @@
+"""The command line: one small file a verb; whatever is heavy is imported inside the verbs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from lorawright.cli.chat import chat
+from lorawright.cli.check import check
+from lorawright.cli.doctor import doctor
+from lorawright.cli.init import init
+from lorawright.cli.inspect import inspect
+from lorawright.cli.plan import plan
+from lorawright.cli.quickstart import quickstart
+from lorawright.cli.recipes import recipes
+from lorawright.cli.train import train
+from lorawright.errors import LorawrightError
+
+TRACEBACK = "--traceback"
+
+app = typer.Typer(
+    name="lorawright",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="LoRA fine-tuning of chat models that you can check.",
+    epilog="Exit codes: 0 fine; 1 the data, the check or the run failed; 2 the config or the "
+    "command line is wrong. Errors show a Python traceback with --traceback.",
+)
+for verb in (quickstart, init, recipes, check, inspect, plan, train, chat, doctor):
+    app.command()(verb)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+    if version:
+        from lorawright import __version__
+
+        sys.stdout.write(f"lorawright {__version__}\n")
+        raise typer.Exit
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command line; returns its exit code."""
+    with_traceback = TRACEBACK in arguments
+    rest = [argument for argument in arguments if argument != TRACEBACK]
+    try:
+        code = app(rest, prog_name="lorawright", standalone_mode=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except LorawrightError as error:
+        if with_traceback:
+            raise
+        from lorawright.cli import console
+        from lorawright.config.load import ConfigProblems
+
+        if isinstance(error, ConfigProblems):
+            console.print_problems(error.problems)
+        else:
+            console.print_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return int(code or 0)
+
+
+def main() -> None:
+    """The `lorawright` command."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,78 @@
+"""`lorawright check CONFIG`: everything that is wrong with config and data, in one pass."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import typer
+
+from lorawright.cli.options import ConfigFile, Json, Overrides
+
+
+def check(config: ConfigFile, set_: Overrides = None, json: Json = False) -> None:
+    """List every problem of a config and its data, and prove the masks. Needs no torch."""
+    from lorawright import prepare
+    from lorawright.cli import console
+    from lorawright.cli.progress import RowCounter
+    from lorawright.config import load_leniently
+    from lorawright.errors import LorawrightError
+
+    loaded = load_leniently(config, set_ or [])
+    problems, prepared = list(loaded.problems), None
+    try:
+        with RowCounter(quiet=json) as progress:
+            prepared = prepare.run(loaded.config, progress=progress)
+        problems += prepared.problems
+    except LorawrightError as error:
+        if not loaded.problems and not json:
+            raise
+        problems.append(prepare.as_problem(error))
+    errors = [problem for problem in problems if problem.severity == "error"]
+    stats = {} if prepared is None else prepared.stats
+    if json:
+        console.print_json(
+            {
+                "ok": not errors,
+                "problems": [{**asdict(p), "where": p.where} for p in problems],
+                "stats": stats,
+                "certificate": None if prepared is None else prepared.certificate,
+            }
+        )
+    else:
+        console.print_problems(problems)
+        if prepared is not None:
+            _print_summary(prepared)
+        if not errors:
+            console.err().print("[bold green]ok[/]: this config can be trained")
+    if errors:
+        raise typer.Exit(2 if loaded.problems else 1)
+
+
+def _print_summary(prepared: object) -> None:
+    from lorawright.cli import console
+    from lorawright.prepare import Prepared
+
+    assert isinstance(prepared, Prepared)
+    stats, certificate = prepared.stats, prepared.certificate
+    out = console.out()
+    for file in stats["files"]:
+        out.print(
+            f"{file['split']}: {file['file']}: {console.number(file['num_rows'])} rows, "
+            f"format {file['format']}"
+        )
+    for name, part in (("train", stats), ("eval", stats["eval"])):
+        if part is None or not part["num_chats"]:
+            continue
+        share = part["num_trained_tokens"] / part["num_tokens"]
+        out.print(
+            f"{name}: {console.number(part['num_chats'])} chats, "
+            f"{console.number(part['num_tokens'])} tokens, {share:.0%} trained; longest "
+            f"{console.number(part['max_tokens'])}, median "
+            f"{console.number(part['percentile_tokens']['50'])}"
+        )
+    out.print(
+        f"masks: {console.number(certificate['num_spans'])} trained spans in "
+        f"{console.number(certificate['num_rows'])} rows, two derivations agree; every span ends "
+        f"with {', '.join(certificate['last_tokens'])}",
+        markup=False,
+    )

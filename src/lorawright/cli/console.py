@@ -1,0 +1,72 @@
+"""What people read: data on stdout, everything else on stderr; no colour where none is wanted."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+import orjson
+from rich.console import Console
+from rich.markup import escape
+
+from lorawright.errors import LorawrightError
+from lorawright.types import Problem, Severity
+
+MOST_SHOWN = 20  # problems printed in full; --json has all
+
+
+def out() -> Console:
+    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+
+
+def err() -> Console:
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+
+def print_json(value: object) -> None:
+    """One JSON value on stdout, nothing else."""
+    sys.stdout.write(orjson.dumps(value, default=str).decode() + "\n")
+
+
+def print_error(error: LorawrightError) -> None:
+    where = f"{escape(error.where)}: " if error.where else ""
+    err().print(f"[bold red]error[/]: {where}{escape(error.what)}")
+    if error.hint:
+        err().print(f"\n[bold]hint[/]: {escape(error.hint)}")
+
+
+def print_problems(problems: Iterable[Problem]) -> None:
+    """A line and a hint each; the worst first, the rest counted."""
+    order = [Severity.ERROR, Severity.DROPPED, Severity.WARNING]
+    listed = sorted(problems, key=lambda p: order.index(p.severity))
+    console = err()
+    last_hint = None
+    for problem in listed[:MOST_SHOWN]:
+        at = f"{escape(problem.path)} " if problem.path and problem.kind != "config" else ""
+        colour = {"error": "bold red", "dropped": "yellow", "warning": "yellow"}[problem.severity]
+        console.print(
+            f"[{colour}]{problem.severity}[/]: {escape(problem.where)}: {at}"
+            f"{escape(problem.message)}"
+        )
+        if problem.hint != last_hint:
+            console.print(f"  [dim]hint: {escape(problem.hint)}[/]")
+        last_hint = problem.hint
+    if len(listed) > MOST_SHOWN:
+        console.print(f"… and {len(listed) - MOST_SHOWN} more; `--json` lists all")
+
+
+def note(text: str) -> None:
+    err().print(f"[dim]{escape(text)}[/]")
+
+
+def number(value: float) -> str:
+    """1234567 → 1,234,567."""
+    return f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """3725 → 1 h 02 min; 42.3 → 42 s."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

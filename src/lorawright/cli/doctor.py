@@ -1,0 +1,30 @@
+"""`lorawright doctor`: versions, hardware, and what would be chosen here."""
+
+from __future__ import annotations
+
+from lorawright.cli.options import Json
+
+
+def doctor(json: Json = False) -> None:
+    """Show versions, hardware and what `auto` means on this machine."""
+    from lorawright import doctor as stage
+    from lorawright.cli import console
+    from lorawright.cli.quiet import quiet
+
+    quiet()
+    facts = stage.examine()
+    if json:
+        console.print_json(facts)
+        return
+    out = console.out()
+    for name, value in facts["packages"].items():
+        out.print(f"{name:<14} {value or '[dim]not installed[/]'}")
+    hardware = facts["hardware"]
+    out.print(
+        f"\ndevice         {hardware['device']}: {hardware['name']}, "
+        f"{hardware['memory_bytes'] / 1e9:.1f} GB free, {hardware['num_threads']} threads"
+    )
+    for name, choice in facts["auto"].items():
+        out.print(f"{name:<14} {choice}")
+    for line in facts["notes"]:
+        out.print(f"note: {line}", markup=False)

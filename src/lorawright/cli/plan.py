@@ -1,0 +1,58 @@
+"""`lorawright plan CONFIG`: steps, tokens, memory and time, before anything is loaded."""
+
+from __future__ import annotations
+
+from lorawright.cli.options import ConfigFile, Json, Overrides
+
+
+def plan(config: ConfigFile, set_: Overrides = None, json: Json = False) -> None:
+    """Show the steps of a run, its tokens, its memory and its time."""
+    from lorawright import train
+    from lorawright.cli import console
+    from lorawright.cli.progress import RowCounter
+    from lorawright.cli.quiet import quiet
+    from lorawright.config import load
+
+    quiet()
+    settings = load(config, set_ or []).config
+    with RowCounter(quiet=json) as progress:
+        screen = train.Screen()
+        screen.rows = progress  # type: ignore[method-assign] # one callback, no class needed
+        ready = train.get_ready(settings, screen)
+    steps = list(ready.plan)
+    num_tokens = sum(step.num_tokens for step in steps)
+    num_trained = sum(step.num_trained_tokens for step in steps)
+    memory = ready.resolved.memory
+    seconds = train.estimate_seconds(ready, num_tokens, num_trained)
+    facts = {
+        "num_steps": len(steps),
+        "num_epochs": ready.config.training.epochs,
+        "num_chats": len(ready.prepared.train),
+        "num_tokens": num_tokens,
+        "num_trained_tokens": num_trained,
+        "num_computed_tokens": num_tokens,
+        "num_passes": sum(len(passes) for step in steps for passes in step.passes),
+        "peak_memory_bytes": None if memory is None else memory.total,
+        "seconds": seconds,
+        "derived": ready.resolved.reasons,
+    }
+    if json:
+        console.print_json(facts)
+        return
+    out = console.out()
+    out.print(f"steps      {console.number(len(steps))} of {settings.training.batch_size} chats")
+    out.print(f"passes     {console.number(facts['num_passes'])}, no padding")
+    share = num_trained / num_tokens
+    out.print(f"tokens     {console.number(num_tokens)}, {share:.0%} trained")
+    if memory is not None:
+        out.print(
+            f"memory     {memory.total / 1e9:.1f} GB: weights {memory.weights / 1e9:.1f}, "
+            f"activations {memory.activations / 1e9:.1f}, logits {memory.logits / 1e9:.1f}, "
+            f"adapter {memory.adapter / 1e9:.1f}"
+        )
+    if seconds is not None:
+        out.print(f"time       about {console.duration(seconds)} on {ready.resolved.hardware.name}")
+    for key, reason in ready.resolved.reasons.items():
+        section, _, name = key.partition(".")
+        value = getattr(getattr(ready.config, section), name)
+        out.print(f"{key}: {value}  [dim]({reason})[/]")

@@ -1,0 +1,67 @@
+"""`lorawright quickstart`: check, inspect, train, compare; a minute, no download."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def quickstart(
+    folder: Annotated[str, typer.Argument(metavar="[DIR]", help="Where it writes.")] = "quickstart",
+) -> None:
+    """Fine-tune the model inside the package: under a minute, no network, no GPU."""
+    from lorawright.cli import console
+    from lorawright.cli.check import check
+    from lorawright.cli.inspect import inspect
+    from lorawright.cli.quiet import quiet
+    from lorawright.quickstart import write
+
+    started = time.perf_counter()
+    config = write(Path(folder))
+    out = console.out()
+    out.rule("1. check", align="left")
+    check(str(config))
+    out.rule("2. inspect: what is trained is between ⟦ ⟧", align="left")
+    inspect(str(config), num_rows=2)
+    out.rule("3. train", align="left")
+    quiet()
+    from lorawright import train
+    from lorawright.cli.screen import TrainScreen
+    from lorawright.cli.train import print_result
+    from lorawright.config import load
+
+    with TrainScreen() as screen:
+        result = train.run(load(config).config, start=train.Start.OVERWRITE, screen=screen)
+    print_result(result)
+    out.rule("4. the same questions to base and tuned model", align="left")
+    _compare(result.folder.path)
+    out.rule(f"done in {time.perf_counter() - started:.0f} s", align="left")
+    out.print(f"the config   {config}", markup=False)
+    out.print(f"the run      {result.folder.path}", markup=False)
+    out.print(f"the adapter  {result.folder.adapter}", markup=False)
+    out.print("your own     lorawright init my-project", markup=False)
+
+
+def _compare(run: Path) -> None:
+    from rich.table import Table
+
+    from lorawright.cli import console
+    from lorawright.config.schema import ModelSettings
+    from lorawright.quickstart import questions
+    from lorawright.run_folder import open_run
+    from lorawright.talk import Sampling, Talker
+
+    folder, config = open_run(run)
+    talker = Talker.load(folder, ModelSettings.model_validate(config["model"]))
+    table = Table("question", "base", "tuned", expand=False)
+    for question in questions():
+        messages = [{"role": "user", "content": question}]
+        answers = [
+            "".join(talker.answer(messages, Sampling(max_new_tokens=64), base=base))
+            for base in (True, False)
+        ]
+        table.add_row(question, *answers)
+    console.out().print(table)

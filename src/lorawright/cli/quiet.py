@@ -1,0 +1,24 @@
+"""Other libraries' chatter, kept off the terminal; each filter names what it hides and why."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+
+def quiet() -> None:
+    """Called by verbs that load torch, before they do."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # no telemetry
+    # trl 1.16 asks a model with transformers 5.23's old name for checkpointing; nothing to do here
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+    # bitsandbytes on a CPU says that paging is for GPUs; `resolve` has said so already
+    warnings.filterwarnings("ignore", message=".*[Pp]aged.*not supported.*")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    import datasets
+
+    datasets.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()

@@ -1,0 +1,33 @@
+"""`lorawright recipes`: configs to copy."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this one.")] = None,
+    file: Annotated[str | None, typer.Argument(metavar="[FILE]", help="Copy it there.")] = None,
+) -> None:
+    """List the configs that come with lorawright, print one, or copy it."""
+    from lorawright.cli import console
+    from lorawright.errors import ConfigError
+    from lorawright.starter import find_recipe, list_recipes
+
+    if name is None:
+        for recipe in list_recipes():
+            console.out().print(f"{recipe.name:<24} {recipe.summary}", markup=False)
+        console.note("lorawright recipes NAME FILE copies one")
+        return
+    text = find_recipe(name)
+    if file is None:
+        sys.stdout.write(text)
+        return
+    if Path(file).exists():
+        raise ConfigError("is there already", where=file, hint="choose another name")
+    Path(file).write_text(text, encoding="utf-8")
+    console.note(f"written: {file}; next: lorawright check {file}")

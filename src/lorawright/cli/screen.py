@@ -1,0 +1,90 @@
+"""What `train` shows: what was derived, the bar, notes; all on stderr."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from lorawright.cli import console
+from lorawright.cli.progress import RowCounter, StepBar
+from lorawright.model import Trainable
+from lorawright.plan import Plan
+from lorawright.prepare import Prepared
+from lorawright.resolve import Resolved
+from lorawright.train import Screen
+from lorawright.trainer import StepRecord
+
+
+class TrainScreen(Screen):
+    """Implements `train.Screen` for the terminal; use as a context manager."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._rows: RowCounter | None = RowCounter(quiet=quiet)
+        self._bar: StepBar | None = None
+
+    def __enter__(self) -> Self:
+        assert self._rows is not None
+        self._rows.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop_rows()
+        self.end()
+
+    def _stop_rows(self) -> None:
+        if self._rows is not None:
+            self._rows.__exit__(None, None, None)
+            self._rows = None
+
+    def rows(self, num_rows: int) -> None:
+        if self._rows is not None:
+            self._rows(num_rows)
+
+    def prepared(self, prepared: Prepared) -> None:
+        self._stop_rows()
+        if not self._quiet:
+            console.print_problems(prepared.problems)
+
+    def planned(self, resolved: Resolved, plan: Plan) -> None:
+        if self._quiet:
+            return
+        for key, reason in resolved.reasons.items():
+            section, _, name = key.partition(".")
+            value = getattr(getattr(resolved.config, section), name)
+            console.note(f"{key}: {value}  ({reason})")
+        memory = resolved.memory
+        if memory is not None:
+            console.note(f"memory: about {memory.total / 1e9:.1f} GB at its peak")
+
+    def begin(self, plan: Plan, trainable: Trainable, first_step: int) -> None:
+        if self._quiet:
+            return
+        share = trainable.num_trainable / trainable.num_total
+        console.note(
+            f"adapter: {console.number(trainable.num_trainable)} of "
+            f"{console.number(trainable.num_total)} parameters ({share:.2%})"
+        )
+        self._bar = StepBar(plan.num_steps, first_step)
+
+    def step(self, number: int, record: StepRecord) -> None:
+        if self._bar is not None:
+            self._bar.step(number, record.num_tokens, record.seconds)
+
+    def line(self, line: dict[str, float]) -> None:
+        if self._bar is not None:
+            self._bar.line(line)
+
+    def note(self, text: str) -> None:
+        if not self._quiet:
+            console.note(text)
+
+    def end(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,135 @@
+"""Names that other tools use for what we have, and what to write here instead.
+
+Keys are names of TRL's SFTConfig, PEFT's LoraConfig, accelerate's YAML, DeepSpeed's JSON and of
+LLaMA-Factory, axolotl and ms-swift configs; values are our dotted keys or a sentence.
+"""
+
+from __future__ import annotations
+
+RENAMED: dict[str, str] = {
+    # PEFT
+    "r": "lora.rank",
+    "lora_r": "lora.rank",
+    "lora_rank": "lora.rank",
+    "lora_alpha": "lora.alpha",
+    "lora_dropout": "lora.dropout",
+    "lora_target": "lora.target_modules",
+    "lora_target_modules": "lora.target_modules",
+    "target_modules": "lora.target_modules",
+    "use_rslora": "lora.use_rslora",
+    "use_dora": "lora.use_dora",
+    # model
+    "base_model": "model.name",
+    "model_name": "model.name",
+    "model_id": "model.name",
+    "model_name_or_path": "model.name",
+    "torch_dtype": "model.dtype",
+    "load_in_4bit": "model.quantization: nf4",
+    "load_in_8bit": "model.quantization: int8",
+    "bnb_4bit_quant_type": "model.quantization",
+    # data
+    "dataset": "data.train",
+    "datasets": "data.train",
+    "dataset_name": "data.train",
+    "train_dataset": "data.train",
+    "eval_dataset": "data.eval",
+    "val_dataset": "data.eval",
+    "val_set_size": "data.eval",
+    "val_size": "data.eval",
+    "split_dataset_ratio": "data.eval",
+    "max_seq_length": "data.max_length",
+    "max_length": "data.max_length",
+    "cutoff_len": "data.max_length",
+    "sequence_len": "data.max_length",
+    "truncation_strategy": "data.overlong",
+    "data_seed": "data.seed",
+    # training
+    "output_dir": "training.output",
+    "num_train_epochs": "training.epochs",
+    "num_epochs": "training.epochs",
+    "max_steps": "training.max_steps",
+    "lr": "training.learning_rate",
+    "learning_rate": "training.learning_rate",
+    "lr_scheduler": "training.schedule",
+    "lr_scheduler_type": "training.schedule",
+    "warmup_ratio": "training.warmup_ratio",
+    "optim": "training.optimizer",
+    "weight_decay": "training.weight_decay",
+    "max_grad_norm": "training.max_grad_norm",
+    "gradient_clipping": "training.max_grad_norm",
+    "activation_checkpointing": "training.gradient_checkpointing",
+    "save_total_limit": "training.keep_checkpoints",
+    "report_to": "training.trackers",
+    "logging_steps": "training.logging_steps",
+    "eval_steps": "training.eval_steps",
+    "save_steps": "training.save_steps",
+    # accelerate
+    "num_processes": "distributed.num_processes",
+    "num_machines": "distributed.num_machines",
+    "machine_rank": "distributed.machine_rank",
+    "main_process_ip": "distributed.main_address",
+    "main_process_port": "distributed.main_port",
+}
+
+EXPLAINED: dict[str, str] = {
+    "per_device_train_batch_size": (
+        "write `training.batch_size`: chats per optimizer step over all processes together; how "
+        "many go through the model at once is `training.tokens_per_pass`"
+    ),
+    "gradient_accumulation_steps": (
+        "write `training.batch_size`: chats per optimizer step over all processes together; the "
+        "accumulation follows from it"
+    ),
+    "train_batch_size": "write `training.batch_size`: chats per step over all processes together",
+    "train_micro_batch_size_per_gpu": "not needed: it follows from `training.tokens_per_pass`",
+    "per_device_eval_batch_size": (
+        "not needed: evaluation uses `training.tokens_per_pass` and its loss is a mean over tokens"
+    ),
+    "eval_batch_size": "not needed: evaluation uses `training.tokens_per_pass`",
+    "warmup_steps": "write `training.warmup_ratio`: the share of the steps that warm up",
+    "bf16": "write `model.dtype: bfloat16`, or leave `auto`",
+    "fp16": "write `model.dtype: float16`, or leave `auto`",
+    "mixed_precision": "write `model.dtype`; it stands once and holds for every process",
+    "assistant_only_loss": "write `data.train_on: assistant` (the default)",
+    "completion_only_loss": "write `data.train_on: last_assistant`, or use prompt/completion rows",
+    "train_on_inputs": "write `data.train_on: all`",
+    "train_on_prompt": "write `data.train_on: all`",
+    "packing": "not needed: chats are packed by `training.tokens_per_pass`, without cross-talk",
+    "padding_free": "not needed: passes hold no padding",
+    "sample_packing": "not needed: chats are packed by `training.tokens_per_pass`",
+    "chat_template": "not needed: the tokenizer's own template is the only one",
+    "chat_template_path": "not needed: the tokenizer's own template is the only one",
+    "template": "not needed: the tokenizer's own template is the only one",
+    "task_type": "not needed: it is always CAUSAL_LM",
+    "adapter": "not needed: it is always LoRA",
+    "label_names": "not needed",
+    "do_eval": "not needed: it follows from `data.eval`",
+    "do_train": "not needed",
+    "eval_strategy": "not needed: it follows from `data.eval` and `training.eval_steps`",
+    "evaluation_strategy": "not needed: it follows from `data.eval` and `training.eval_steps`",
+    "save_strategy": "not needed: it follows from `training.save_steps`",
+    "logging_strategy": "not needed: it follows from `training.logging_steps`",
+    "logging_dir": "not needed: TensorBoard's files are in `tensorboard/` of the run folder",
+    "deepspeed": "write `distributed.strategy: zero1`, `zero2` or `zero3`",
+    "deepspeed_config": "write `distributed.strategy: zero1`, `zero2` or `zero3`",
+    "zero_stage": "write `distributed.strategy: zero1`, `zero2` or `zero3`",
+    "distributed_type": "write `distributed.strategy`",
+    "fsdp": "write `distributed.strategy: fsdp2`",
+    "use_cpu": "not needed: the device is found, and printed",
+    "processing_class": "not needed: the tokenizer comes with `model.name`",
+    "pad_token": "not needed: there is no padding, and the model's own pad token stays",
+    "eos_token": "not needed: the turn's end is derived from the chat template",
+}
+
+
+def advice(name: str, section: str) -> str | None:
+    """What to write instead of a foreign `name` found in `section`; None if it is not known.
+
+    A name that we use as well, in another section, is answered with that section.
+    """
+    if name in EXPLAINED:
+        return EXPLAINED[name]
+    ours = RENAMED.get(name)
+    if ours is None or ours == f"{section}.{name}":
+        return None
+    return f"write `{ours}`"

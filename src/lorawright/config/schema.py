@@ -1,0 +1,251 @@
+"""The config tree: every key, its type, its default and the sentence that explains it.
+
+Reference pages, recipes and `--help` are made from these fields, so a description is written once.
+No torch here: `lorawright check` answers at once.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """Base of all sections: closed, frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+Auto = Literal["auto"]
+PositiveInt = Annotated[int, Field(gt=0, strict=True)]
+NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
+
+
+class Dtype(StrEnum):
+    AUTO = "auto"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+
+
+class Quantization(StrEnum):
+    NONE = "none"
+    NF4 = "nf4"
+    INT8 = "int8"
+
+
+class Format(StrEnum):
+    AUTO = "auto"
+    MESSAGES = "messages"
+    PROMPT_COMPLETION = "prompt_completion"
+    ALPACA = "alpaca"
+    SHAREGPT = "sharegpt"
+
+
+class TrainOn(StrEnum):
+    ASSISTANT = "assistant"
+    LAST_ASSISTANT = "last_assistant"
+    ALL = "all"
+
+
+class RowPolicy(StrEnum):
+    """What happens to a row with this problem: stop, leave it out, or keep it and say so."""
+
+    ERROR = "error"
+    DROP = "drop"
+    KEEP = "keep"
+
+
+class StrictPolicy(StrEnum):
+    """For problems that no row can be kept with."""
+
+    ERROR = "error"
+    DROP = "drop"
+
+
+class OverlongPolicy(StrEnum):
+    ERROR = "error"
+    DROP = "drop"
+    CUT = "cut"
+
+
+class ForgedPolicy(StrEnum):
+    ERROR = "error"
+    ESCAPE = "escape"
+
+
+class ModelSettings(Section):
+    """Which model is fine-tuned, and in which numbers it is held."""
+
+    name: str = Field(
+        "Qwen/Qwen2.5-0.5B-Instruct",
+        min_length=1,
+        description=("A hub id, a folder, or `tiny`: the model inside the package"),
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub id")
+    dtype: Dtype = Field(
+        Dtype.AUTO,
+        description=(
+            "Numbers the base model is held in; `auto`: bfloat16 where the hardware has it, else float32"
+        ),
+    )
+    quantization: Quantization = Field(
+        Quantization.NONE, description=("`nf4` or `int8`: QLoRA through bitsandbytes")
+    )
+    trust_remote_code: bool = Field(
+        False,
+        description=(
+            "Run Python code that comes with the model; leave off unless you have read it"
+        ),
+    )
+
+
+class TemplateSettings(Section):
+    """The chat template is always the tokenizer's own; this adds a witness."""
+
+    generation_tags: str | None = Field(
+        None,
+        description=(
+            "A Jinja file with `{% generation %}` tags: a third derivation of every mask, checked "
+            "against the model's own template"
+        ),
+    )
+
+
+class DataSettings(Section):
+    """Where the chats are, what of them is trained, and what happens to rows that do not fit."""
+
+    train: str = Field(
+        "data/train",
+        min_length=1,
+        description=("A file, a folder or a hub id; jsonl, json, csv, parquet, arrow"),
+    )
+    eval: str | Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description=("The same, or a fraction of train (0.05), or null: no evaluation")
+    )
+    format: Format = Field(Format.AUTO, description="`auto` names what it found")
+    train_on: TrainOn = Field(
+        TrainOn.ASSISTANT,
+        description=("Whose tokens are trained; a message's own `train: false` wins"),
+    )
+    max_length: PositiveInt = Field(4096, description="Longest chat, in tokens")
+    overlong: OverlongPolicy = Field(
+        OverlongPolicy.ERROR,
+        description=(
+            "Chats longer than max_length; `cut` ends them after a whole turn, never inside an answer"
+        ),
+    )
+    special_tokens_in_text: ForgedPolicy = Field(
+        ForgedPolicy.ERROR,
+        description=(
+            "Text that spells a control token such as <|im_end|>; `escape` encodes it as plain text"
+        ),
+    )
+    invalid: StrictPolicy = Field(
+        StrictPolicy.ERROR, description=("Rows that cannot be read as a chat")
+    )
+    empty_answers: RowPolicy = Field(RowPolicy.ERROR, description="Trained turns without content")
+    untrained: StrictPolicy = Field(StrictPolicy.ERROR, description="Rows without a trained token")
+    duplicates: RowPolicy = Field(RowPolicy.KEEP, description="Rows that stand twice in a set")
+    leaked: RowPolicy = Field(
+        RowPolicy.ERROR,
+        description=(
+            "Rows of the evaluation set that are in the training set too; `drop` takes them out of the "
+            "evaluation set"
+        ),
+    )
+    seed: NonNegativeInt = Field(42, description="Order of the chats, and the split by a fraction")
+
+
+class LoraSettings(Section):
+    """The adapter, in PEFT's terms."""
+
+    rank: PositiveInt = Field(8, description="Inner dimension of the two matrices")
+    alpha: PositiveInt = Field(16, description="The update is scaled by alpha / rank")
+    dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on the adapter's input")
+    bias: Literal["none", "all", "lora_only"] = Field("none", description="Biases trained along")
+    target_modules: str | list[str] = Field(
+        "all-linear",
+        description=(
+            "`all-linear` (all but the output head), a list of module names, or a regular expression"
+        ),
+    )
+    use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) instead")
+    use_dora: bool = Field(False, description="Learn magnitude and direction apart (DoRA)")
+
+
+class TrainingSettings(Section):
+    """How it is trained, and what is written down on the way."""
+
+    output: str = Field("runs/qwen2.5-0.5b", min_length=1, description="The run folder")
+    epochs: Annotated[int, Field(gt=0)] = Field(3, description="Passes over the training set")
+    max_steps: PositiveInt | None = Field(None, description="Stop after so many optimizer steps")
+    batch_size: PositiveInt = Field(
+        8, description=("Chats per optimizer step, over all processes together")
+    )
+    tokens_per_pass: PositiveInt | Auto = Field(
+        "auto", description=("How much one forward pass may hold; memory only, never the result")
+    )
+    learning_rate: float = Field(2.0e-5, gt=0, description="Peak learning rate")
+    schedule: Literal[
+        "cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"
+    ] = Field("cosine", description="How the learning rate falls")
+    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Share of the steps that warm up")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decay of the adapter's weights")
+    max_grad_norm: float = Field(
+        1.0, ge=0, description="Gradient norm is clipped to this; 0: never"
+    )
+    optimizer: str = Field(
+        "auto",
+        description=(
+            "`auto`: paged_adamw_8bit on CUDA, adamw_torch_fused elsewhere; or any name Transformers "
+            "knows"
+        ),
+    )
+    gradient_checkpointing: bool | Auto = Field(
+        "auto",
+        description=(
+            "Recompute activations to save memory; `auto`: when the estimate says memory needs it"
+        ),
+    )
+    logging_steps: PositiveInt = Field(1, description="Steps between lines of metrics.jsonl")
+    eval_steps: PositiveInt = Field(50, description="Steps between evaluations")
+    save_steps: PositiveInt = Field(50, description="Steps between checkpoints")
+    keep_checkpoints: PositiveInt = Field(3, description="Newest checkpoints that are kept")
+    trackers: list[Literal["tensorboard", "wandb", "trackio", "swanlab", "mlflow"]] = Field(
+        ["tensorboard"], description="Where curves go, besides metrics.jsonl"
+    )
+    seed: NonNegativeInt = Field(42, description="Adapter's start, dropout")
+    trl: dict[str, Any] = Field(
+        default_factory=dict, description=("Anything else TRL's SFTConfig takes, by its name")
+    )
+
+
+class DistributedSettings(Section):
+    """Processes and machines; the steps stay the same."""
+
+    strategy: Literal["auto", "none", "ddp", "zero1", "zero2", "zero3", "fsdp2"] = Field(
+        "auto", description="How the work is divided"
+    )
+    num_processes: PositiveInt | Auto = Field(
+        "auto", description=("Processes over all machines; `auto`: the visible GPUs, else 1")
+    )
+    num_machines: PositiveInt = Field(1, description="Machines")
+    machine_rank: NonNegativeInt = Field(0, description="This machine's number, from 0")
+    main_address: str = Field("127.0.0.1", description="Address of machine 0")
+    main_port: Annotated[int, Field(gt=0, lt=65536, strict=True)] = Field(
+        29500, description="Free port on machine 0"
+    )
+
+
+class Config(Section):
+    """One run, whole."""
+
+    model: ModelSettings = ModelSettings()
+    template: TemplateSettings = TemplateSettings()
+    data: DataSettings = DataSettings()
+    lora: LoraSettings = LoraSettings()
+    training: TrainingSettings = TrainingSettings()
+    distributed: DistributedSettings = DistributedSettings()

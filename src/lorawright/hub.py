@@ -1,0 +1,86 @@
+"""A model's name → the local folder that holds it.
+
+A name is `tiny` (inside the package), a folder, or a hub id. Hub ids are downloaded file by file
+by what is needed: the tokenizer for `check`, weights (safetensors only) for `train`. No torch.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from lorawright.errors import ModelError
+
+TINY = "tiny"
+TOKENIZER_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+MODEL_FILES = ("*.json", "*.jinja", "*.safetensors", "*.txt")
+
+
+def tokenizer_folder(name: str, revision: str | None = None) -> Path:
+    """The folder with at least the model's tokenizer and config."""
+    return _locate(name, revision, TOKENIZER_FILES)
+
+
+def model_folder(name: str, revision: str | None = None, *, with_code: bool = False) -> Path:
+    """The folder with the whole model; `with_code` fetches its Python files too."""
+    return _locate(name, revision, (*MODEL_FILES, "*.py") if with_code else MODEL_FILES)
+
+
+def _locate(name: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
+    if name == TINY:
+        return Path(str(files("lorawright") / "assets" / "tiny"))
+    folder = Path(name).expanduser()
+    if folder.exists():
+        return _checked(folder, name)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(
+            "no such model folder", where=name, hint="expected a folder, a hub id, or `tiny`"
+        )
+    return _download(name, revision, patterns)
+
+
+def _checked(folder: Path, name: str) -> Path:
+    if not folder.is_dir():
+        raise ModelError("is a file, expected a model folder", where=name, hint="name its folder")
+    if (folder / "config.json").is_file():
+        return folder
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            "is a LoRA adapter, expected a base model",
+            where=name,
+            hint="name the model the adapter was trained on; `lorawright chat RUN` talks to a run",
+        )
+    raise ModelError(
+        "is a folder without config.json, expected a model in Hugging Face layout",
+        where=name,
+        hint="a model folder holds config.json, tokenizer.json and *.safetensors",
+    )
+
+
+def _download(name: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+    except ValueError:
+        raise ModelError(
+            "no such folder, and not a hub id", where=name, hint="expected a folder, or OWNER/NAME"
+        ) from None
+    except OSError as error:
+        raise ModelError(
+            f"no such folder, and the hub did not give it: {_first_line(error)}",
+            where=name,
+            hint="check the name; behind a firewall set HF_ENDPOINT to a mirror, or download the "
+            "model by other means (ModelScope, git) and write its folder as `model.name`",
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].strip()

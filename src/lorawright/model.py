@@ -1,0 +1,148 @@
+"""The base model and its adapter.
+
+    base (bfloat16 or quantized, frozen)  +  LoRA matrices (float32, trained under autocast)
+
+The adapter is float32 whatever the base is: at learning rate 2e-5 an update is about 1e-3 of a
+weight, below bfloat16's resolution of 4e-3, so a bfloat16 adapter does not move.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from lorawright import attention
+from lorawright.config.schema import (
+    Dtype,
+    LoraSettings,
+    ModelSettings,
+    Quantization,
+)
+from lorawright.errors import ModelError
+from lorawright.hardware import Device
+
+TORCH_DTYPE = {
+    Dtype.FLOAT32: torch.float32,
+    Dtype.BFLOAT16: torch.bfloat16,
+    Dtype.FLOAT16: torch.float16,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trainable:
+    """How much of the model is trained."""
+
+    num_trainable: int
+    num_total: int
+
+
+def load_base(settings: ModelSettings, folder: Path, device: Device, *, training: bool) -> Any:
+    """The base model, on its device.
+
+    Args:
+        settings: Which model, in which numbers; `dtype` is resolved.
+        folder: Where it lies.
+        device: Where it goes.
+        training: Use the attention that works chat by chat over packs.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    implementation = attention.choose(folder, device) if training else "sdpa"
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=TORCH_DTYPE[settings.dtype],
+            quantization_config=_quantization(settings),
+            attn_implementation=implementation,
+            trust_remote_code=settings.trust_remote_code,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ModelError(
+            f"cannot be loaded: {_short(error)}",
+            where=settings.name,
+            hint="`lorawright doctor` shows versions; a model folder needs config.json and "
+            "*.safetensors",
+        ) from error
+    model.config.use_cache = not training
+    return model if settings.quantization is not Quantization.NONE else model.to(device.value)
+
+
+def _quantization(settings: ModelSettings) -> BitsAndBytesConfig | None:
+    if settings.quantization is Quantization.NONE:
+        return None
+    if settings.quantization is Quantization.INT8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=TORCH_DTYPE[settings.dtype],
+    )
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """Transformers' tokenizer: what is saved with the adapter."""
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
+def lora_config(settings: LoraSettings) -> LoraConfig:
+    """Our section in PEFT's terms."""
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        bias=settings.bias,
+        target_modules=settings.target_modules,
+        use_rslora=settings.use_rslora,
+        use_dora=settings.use_dora,
+        task_type="CAUSAL_LM",
+    )
+
+
+def add_adapter(base: Any, settings: LoraSettings, seed: int) -> PeftModel:
+    """Wraps the base; the adapter's start depends on the seed alone.
+
+    Raises:
+        ModelError: PEFT finds no such modules, or the output head would be adapted.
+    """
+    torch.manual_seed(seed)
+    try:
+        model = get_peft_model(base, lora_config(settings))
+    except ValueError as error:
+        raise ModelError(
+            f"LoRA does not fit this model: {_short(error)}",
+            where="lora.target_modules",
+            hint="`all-linear` fits every model",
+        ) from None
+    if any(p.requires_grad for p in model.get_output_embeddings().parameters()):
+        raise ModelError(
+            "the output head would be adapted, which the loss does not train",
+            where="lora.target_modules",
+            hint="leave `lm_head` out; `all-linear` does",
+        )
+    to_float32(model)
+    return model
+
+
+def to_float32(model: nn.Module) -> None:
+    """Trained weights in float32, also where a library has made them smaller."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def count(model: nn.Module) -> Trainable:
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return Trainable(sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes))
+
+
+def _short(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:300]

@@ -1,0 +1,327 @@
+"""config → rows → ids and masks, once: the data side of every verb.
+
+    rows (data) ─► ids + spans (chat) ─► Arrow files, problems, statistics, certificate
+
+The result is cached by content: data files, tokenizer, template, settings. A second `check`, `plan`
+or `train` on the same input opens the files and tokenizes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from lorawright import chat, data, hub
+from lorawright.config.schema import Config
+from lorawright.data.fingerprint import fingerprint
+from lorawright.errors import DataError, LorawrightError, TemplateError
+from lorawright.store import ChatStore, Writer
+from lorawright.types import EncodedChat, Kind, Problem, Severity, Split
+
+CACHE_VERSION = 1  # raise when ids, spans or the layout of the cache change
+FINDINGS = "findings.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The chats of a run, ready to be trained on.
+
+    Attributes:
+        train: Chats of the training set.
+        eval: Chats of the evaluation set, or None.
+        problems: All findings, dropped and kept rows included.
+        stats: Counts, for `check --json` and `data.json`.
+        certificate: What was proven about the masks; `certificate.json`.
+    """
+
+    train: ChatStore
+    eval: ChatStore | None
+    problems: tuple[Problem, ...]
+    stats: dict[str, Any]
+    certificate: dict[str, Any]
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        return tuple(p for p in self.problems if p.severity is Severity.ERROR)
+
+    @property
+    def rejected(self) -> tuple[Problem, ...]:
+        return tuple(p for p in self.problems if p.severity is Severity.DROPPED)
+
+
+def run(config: Config, *, progress: Callable[[int], None] | None = None) -> Prepared:
+    """Reads, encodes and proves all chats of a config, or opens what a run before has made.
+
+    Args:
+        config: The run.
+        progress: Called with the number of rows read so far.
+
+    Raises:
+        ModelError: The tokenizer cannot be found.
+        TemplateError: The chat template is missing or cannot be proven.
+        DataError: The data cannot be opened at all. Problems of rows are returned, not raised.
+    """
+    folder = hub.tokenizer_folder(config.model.name, config.model.revision)
+    tokenizer = chat.load(folder, config.model.name)
+    encoder = chat.Encoder(tokenizer, config.data, _tags(config))
+    key = _cache_key(config, encoder)
+    if key is None:
+        return _build(config, encoder, Path(tempfile.mkdtemp(prefix="lorawright-")), progress)
+    cached = _cache_root() / key
+    if not (cached / FINDINGS).is_file():
+        _fill(cached, lambda work: _build(config, encoder, work, progress))
+    return _open(cached)
+
+
+def raise_errors(prepared: Prepared) -> None:
+    """Raises the first error among the problems, naming how many there are."""
+    errors = prepared.errors
+    if not errors:
+        return
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    first = errors[0]
+    at = f"{first.path} " if first.path else ""
+    raise DataError(
+        f"{at}{first.message}{more}",
+        where=first.where,
+        hint=f"{first.hint}; `lorawright check CONFIG` lists all problems" if more else first.hint,
+    )
+
+
+def as_problem(error: LorawrightError) -> Problem:
+    """An error that ended a check, in the shape of the others."""
+    kind = Kind.TEMPLATE if isinstance(error, TemplateError) else Kind.FILE
+    return Problem(error.where or "", None, "", error.what, error.hint or "", kind)
+
+
+@dataclass
+class _Findings:
+    """What is counted while rows pass."""
+
+    problems: list[Problem] = field(default_factory=list)
+    first_tokens: Counter[int] = field(default_factory=Counter)
+    last_tokens: Counter[int] = field(default_factory=Counter)
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def see(self, encoded: EncodedChat) -> None:
+        for start, end in encoded.spans:
+            self.first_tokens[encoded.ids[start]] += 1
+            self.last_tokens[encoded.ids[end - 1]] += 1
+        self.digest.update(np.asarray(encoded.ids, np.int32).tobytes())
+        self.digest.update(np.asarray(encoded.spans, np.int32).tobytes())
+
+
+def _build(
+    config: Config, encoder: chat.Encoder, work: Path, progress: Callable[[int], None] | None
+) -> Prepared:
+    reader = data.Reader(config.data)
+    findings = _Findings()
+    with ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(Writer(work / f"{split}.arrow")) for split in _splits(config)
+        }
+        for row in encoder.run(_counted(reader, progress)):
+            if isinstance(row, Problem):
+                findings.problems.append(row)
+            else:
+                findings.see(row)
+                writers[row.split].append(row)
+    stores = {split: ChatStore(work / f"{split}.arrow", split) for split in writers}
+    findings.problems += _empty_sets(config, stores, findings.problems)
+    summary = {
+        "problems": [asdict(problem) for problem in findings.problems],
+        "stats": _stats(stores, reader, findings.problems),
+        "certificate": _certificate(encoder, stores, findings),
+    }
+    (work / FINDINGS).write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
+    return _open(work)
+
+
+def _splits(config: Config) -> list[Split]:
+    return [Split.TRAIN] if config.data.eval is None else [Split.TRAIN, Split.EVAL]
+
+
+def _counted(rows: Iterable[Any], progress: Callable[[int], None] | None) -> Iterable[Any]:
+    for number, row in enumerate(rows, 1):
+        if progress is not None and number % 500 == 0:
+            progress(number)
+        yield row
+
+
+def _empty_sets(
+    config: Config, stores: dict[Split, ChatStore], problems: list[Problem]
+) -> list[Problem]:
+    """A set that lost all its rows is an error of its own, unless errors explain it already."""
+    found: list[Problem] = []
+    for split, store in stores.items():
+        explained = any(p.severity is Severity.ERROR and p.split is split for p in problems)
+        if len(store) or explained:
+            continue
+        given = config.data.train if split is Split.TRAIN else config.data.eval
+        from_fraction = split is Split.EVAL and isinstance(given, float)
+        found.append(
+            Problem(
+                str(config.data.train if from_fraction else given),
+                None,
+                "",
+                f"no chat is left in the {split} set",
+                "raise the fraction `data.eval`" if from_fraction else "see the rows left out",
+                Kind.FILE,
+                split=split,
+            )
+        )
+    return found
+
+
+def _stats(
+    stores: dict[Split, ChatStore], reader: data.Reader, problems: list[Problem]
+) -> dict[str, Any]:
+    train, evaluation = stores[Split.TRAIN], stores.get(Split.EVAL)
+    stats = _set_stats(train)
+    stats["eval"] = None if evaluation is None else _set_stats(evaluation)
+    stats["files"] = [
+        {**asdict(found), "unused_keys": sorted(found.unused_keys)} for found in reader.found
+    ]
+    stats["num_problems"] = {
+        str(severity): sum(p.severity is severity for p in problems) for severity in Severity
+    }
+    stats["num_by_kind"] = dict(Counter(str(problem.kind) for problem in problems))
+    return stats
+
+
+def _set_stats(store: ChatStore) -> dict[str, Any]:
+    tokens = store.num_tokens_N
+    return {
+        "num_chats": len(store),
+        "num_tokens": int(tokens.sum()),
+        "num_trained_tokens": int(store.num_trained_N.sum()),
+        "max_tokens": int(tokens.max(initial=0)),
+        "percentile_tokens": {
+            str(p): int(np.percentile(tokens, p)) if len(store) else 0 for p in (5, 50, 95)
+        },
+    }
+
+
+def _certificate(
+    encoder: chat.Encoder, stores: dict[Split, ChatStore], findings: _Findings
+) -> dict[str, Any]:
+    tally, tokenizer, marks = encoder.tally, encoder.tokenizer, encoder.marks
+
+    def named(counter: Counter[int]) -> dict[str, int]:
+        return {tokenizer.decode([token]): num for token, num in counter.most_common(10)}
+
+    return {
+        "num_rows": tally.num_rows,
+        "num_trained_tokens": sum(int(s.num_trained_N.sum()) for s in stores.values()),
+        "num_spans": tally.num_spans,
+        "train_on": str(encoder.settings.train_on),
+        "header": marks.header,
+        "turn_end": marks.end,
+        "first_tokens": named(findings.first_tokens),
+        "last_tokens": named(findings.last_tokens),
+        "agreed": {
+            "by_text_and_ids": tally.num_agreed_text_ids,
+            "by_generation_tags": tally.num_agreed_tags if encoder.tags else None,
+        },
+        "generation_tags_problem": tally.tags_problem,
+        "num_answers_kept_apart_from_header": tally.num_kept_apart,
+        "template_sha256": tokenizer.template_sha256,
+        "tokenizer_sha256": tokenizer.tokenizer_sha256,
+        "data_sha256": findings.digest.hexdigest(),
+    }
+
+
+def _open(folder: Path) -> Prepared:
+    summary = orjson.loads((folder / FINDINGS).read_bytes())
+    problems = tuple(
+        Problem(
+            **{
+                **item,
+                "kind": Kind(item["kind"]),
+                "severity": Severity(item["severity"]),
+                "split": Split(item["split"]),
+            }
+        )
+        for item in summary["problems"]
+    )
+    evaluation = folder / f"{Split.EVAL}.arrow"
+    return Prepared(
+        train=ChatStore(folder / f"{Split.TRAIN}.arrow", Split.TRAIN),
+        eval=ChatStore(evaluation, Split.EVAL) if evaluation.is_file() else None,
+        problems=problems,
+        stats=summary["stats"],
+        certificate=summary["certificate"],
+    )
+
+
+def _tags(config: Config) -> tuple[str, str] | None:
+    path = config.template.generation_tags
+    if path is None:
+        return None
+    try:
+        source = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TemplateError(
+            f"cannot be read: {error}", where=path, hint="see `template.generation_tags`"
+        ) from None
+    if "generation" not in source:
+        raise TemplateError(
+            "has no {% generation %} tags",
+            where=path,
+            hint="put them around the answer and its end token",
+        )
+    return source, path
+
+
+def _cache_root() -> Path:
+    root = os.environ.get("LORAWRIGHT_CACHE") or "~/.cache/lorawright"
+    return Path(root).expanduser() / "prepared"
+
+
+def _cache_key(config: Config, encoder: chat.Encoder) -> str | None:
+    """Names everything the result depends on; None for sources that have no local content."""
+    sources = fingerprint(config.data)
+    if sources is None:
+        return None
+    parts = [
+        CACHE_VERSION,
+        sources,
+        config.data.model_dump(mode="json"),
+        config.model.name,
+        encoder.tokenizer.template_sha256,
+        encoder.tokenizer.tokenizer_sha256,
+        encoder.tags,
+    ]
+    return hashlib.sha256(orjson.dumps(parts)).hexdigest()[:32]
+
+
+def _fill(target: Path, build: Callable[[Path], Prepared]) -> None:
+    """Complete or absent: built beside the target, then renamed."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".building-", dir=target.parent))
+    except OSError as error:
+        raise DataError(
+            f"the cache folder cannot be written: {error}",
+            where=str(target.parent),
+            hint="set LORAWRIGHT_CACHE to a folder with room",
+        ) from None
+    try:
+        build(work)
+        work.rename(target)
+    except OSError:
+        if not (target / FINDINGS).is_file():
+            raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,190 @@
+"""config + hardware + data → what will be done: no `auto` left, each choice with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorawright import estimate
+from lorawright.config.schema import Config, Dtype, Quantization
+from lorawright.errors import ConfigError
+from lorawright.estimate import Memory, ModelShape
+from lorawright.hardware import Device, Hardware
+
+# Between 1k and 2k tokens a pass is at its best on the CPUs measured; more only costs memory.
+USUAL_TOKENS_PER_PASS = {Device.CPU: 2048, Device.MPS: 4096, Device.CUDA: 8192}
+MEMORY_SHARE = 0.9  # of what is free; the rest is for the allocator's slack
+
+BYTES_PER_WEIGHT = {
+    Dtype.FLOAT32: 4.0,
+    Dtype.BFLOAT16: 2.0,
+    Dtype.FLOAT16: 2.0,
+}
+BYTES_QUANTIZED = {Quantization.INT8: 1.0, Quantization.NF4: 0.55}
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A config without `auto`.
+
+    Attributes:
+        config: What will be run.
+        reasons: Dotted key → why it has its value, for each value that was derived.
+        memory: The estimate it rests on; None where the model's sizes are not known.
+        hardware: The machine it was decided for.
+    """
+
+    config: Config
+    reasons: dict[str, str]
+    memory: Memory | None
+    hardware: Hardware
+
+
+def resolve(config: Config, hardware: Hardware, folder: Path, longest_tokens: int) -> Resolved:
+    """Replaces every `auto`.
+
+    Args:
+        config: As written.
+        hardware: Facts of this machine.
+        folder: The model's, for its sizes.
+        longest_tokens: Tokens of the longest chat of the run.
+
+    Raises:
+        ConfigError: A setting that this machine cannot do.
+    """
+    _refuse_impossible(config, hardware)
+    reasons: dict[str, str] = {}
+    model = {"dtype": _dtype(config, hardware, reasons)}
+    training = {"optimizer": _optimizer(config, hardware, reasons)}
+    shape = estimate.read_shape(folder)
+    tokens, checkpointing, needed = _memory(
+        config, Dtype(model["dtype"]), hardware, shape, longest_tokens, reasons
+    )
+    distributed = _distributed(config, reasons)
+    settled = config.model_copy(
+        update={
+            "model": config.model.model_copy(update=model),
+            "training": config.training.model_copy(
+                update={
+                    **training,
+                    "tokens_per_pass": tokens,
+                    "gradient_checkpointing": checkpointing,
+                }
+            ),
+            "distributed": config.distributed.model_copy(update=distributed),
+        }
+    )
+    return Resolved(settled, reasons, needed, hardware)
+
+
+def _refuse_impossible(config: Config, hardware: Hardware) -> None:
+    if config.model.dtype is Dtype.FLOAT16 and hardware.device is Device.CPU:
+        raise ConfigError(
+            "`model.dtype` is `float16`, which has no use on a CPU",
+            where="model.dtype",
+            hint="write bfloat16, float32 or auto",
+        )
+    if config.model.quantization is Quantization.NF4 and hardware.device is Device.MPS:
+        raise ConfigError(
+            "`model.quantization` is `nf4`, which bitsandbytes does not do on an Apple GPU",
+            where="model.quantization",
+            hint="write none",
+        )
+
+
+def _dtype(config: Config, hardware: Hardware, reasons: dict[str, str]) -> Dtype:
+    if config.model.dtype is not Dtype.AUTO:
+        return config.model.dtype
+    if hardware.bfloat16:
+        reasons["model.dtype"] = f"{hardware.name} multiplies bfloat16 in hardware"
+        return Dtype.BFLOAT16
+    reasons["model.dtype"] = f"{hardware.name} has no bfloat16 arithmetic"
+    return Dtype.FLOAT32
+
+
+def _optimizer(config: Config, hardware: Hardware, reasons: dict[str, str]) -> str:
+    if config.training.optimizer != "auto":
+        return config.training.optimizer
+    if hardware.device is Device.CUDA and _has_bitsandbytes():
+        reasons["training.optimizer"] = "CUDA: 8-bit moments, paged to the CPU when memory is short"
+        return "paged_adamw_8bit"
+    if hardware.device is Device.CUDA:
+        reasons["training.optimizer"] = "bitsandbytes is not installed (lorawright[quantization])"
+        return "adamw_torch_fused"
+    reasons["training.optimizer"] = "paged 8-bit Adam is for CUDA; this is exact and fast"
+    return "adamw_torch_fused"
+
+
+def _has_bitsandbytes() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("bitsandbytes") is not None
+
+
+def _distributed(config: Config, reasons: dict[str, str]) -> dict[str, object]:
+    settings = config.distributed
+    if settings.strategy not in ("auto", "none") or settings.num_processes not in ("auto", 1):
+        raise ConfigError(
+            f"`distributed` asks for {settings.num_processes} processes with "
+            f"`{settings.strategy}`; this version trains in one process",
+            where="distributed",
+            hint="write `strategy: none`; the steps of a run do not depend on it",
+        )
+    if settings.strategy == "auto":
+        reasons["distributed.strategy"] = "one process"
+    if settings.num_processes == "auto":
+        reasons["distributed.num_processes"] = "this version trains in one process"
+    return {"strategy": "none", "num_processes": 1}
+
+
+def _memory(
+    config: Config,
+    dtype: Dtype,
+    hardware: Hardware,
+    shape: ModelShape | None,
+    longest_tokens: int,
+    reasons: dict[str, str],
+) -> tuple[int, bool, Memory | None]:
+    """tokens_per_pass and gradient_checkpointing, from what one pass may hold."""
+    given = config.training.tokens_per_pass
+    usual = USUAL_TOKENS_PER_PASS[hardware.device]
+    tokens = max(usual, longest_tokens) if given == "auto" else given
+    wish = config.training.gradient_checkpointing
+    if shape is None:
+        if given == "auto":
+            reasons["training.tokens_per_pass"] = "the usual size; the model's sizes are unknown"
+        if wish == "auto":
+            reasons["training.gradient_checkpointing"] = "on: the model's sizes are unknown"
+        return tokens, wish is True or wish == "auto", None
+
+    def needed(num_tokens: int, checkpointing: bool) -> Memory:
+        quantized = BYTES_QUANTIZED.get(config.model.quantization)
+        return estimate.memory(
+            shape,
+            bytes_per_weight=quantized or BYTES_PER_WEIGHT[dtype],
+            rank=config.lora.rank,
+            tokens_per_pass=num_tokens,
+            checkpointing=checkpointing,
+            bytes_per_activation=4 if dtype is Dtype.FLOAT32 else 2,
+        )
+
+    room = int(hardware.memory_bytes * MEMORY_SHARE)
+    checkpointing = wish is True
+    if wish == "auto":
+        least = max(longest_tokens, min(tokens, usual // 2)) if given == "auto" else tokens
+        checkpointing = needed(least, False).total > room
+        reasons["training.gradient_checkpointing"] = (
+            f"{_gb(needed(least, False).total)} without it, {_gb(room)} to use"
+        )
+    if given == "auto":
+        while tokens > longest_tokens and needed(tokens, checkpointing).total > room:
+            tokens = max(longest_tokens, tokens * 3 // 4)
+        reasons["training.tokens_per_pass"] = (
+            f"longest chat {longest_tokens}, {_gb(needed(tokens, checkpointing).total)} of "
+            f"{_gb(room)} to use"
+        )
+    return tokens, checkpointing, needed(tokens, checkpointing)
+
+
+def _gb(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB"

@@ -1,0 +1,202 @@
+"""The run folder: what is in it, and when it may be written to.
+
+config.yaml        what was run, resolved      metrics.jsonl   a line a logged step
+environment.json   versions, hardware          checkpoints/    complete or absent
+certificate.json   what was proven             adapter/        PEFT layout, tokenizer, template
+data.json          counts                      tensorboard/    curves
+rejected.jsonl     rows left out, with why
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+
+from lorawright import checkpoint
+from lorawright.config.schema import Config
+from lorawright.errors import RunFolderError
+from lorawright.hardware import Hardware
+from lorawright.types import Problem
+
+REPORTED_PACKAGES = (
+    "lorawright", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers",
+    "deepspeed", "bitsandbytes", "numpy", "pyarrow",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths of a run, and how its files are written."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def certificate(self) -> Path:
+        return self.path / "certificate.json"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    def holds_a_run(self) -> bool:
+        return any(p.exists() for p in (self.config, self.checkpoints, self.adapter, self.metrics))
+
+    def refuse_if_taken(self) -> None:
+        """Raises RunFolderError if something would be overwritten."""
+        if self.path.is_file():
+            raise RunFolderError(
+                "is a file, expected a folder or nothing",
+                where=str(self.path),
+                hint="choose another `training.output`",
+            )
+        if self.holds_a_run():
+            raise RunFolderError(
+                "holds a run already",
+                where=str(self.path),
+                hint="go on with it: `--resume`; begin anew: `--overwrite`; or choose another "
+                "`training.output`",
+            )
+
+    def clear(self) -> None:
+        """Removes a run, and only if this is one."""
+        if self.holds_a_run():
+            shutil.rmtree(self.path)
+
+    def write_facts(
+        self,
+        config: Config,
+        reasons: dict[str, str],
+        hardware: Hardware,
+        stats: dict[str, Any],
+        certificate: dict[str, Any],
+        rejected: Iterable[Problem],
+    ) -> None:
+        """Everything that is known before the first step."""
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot be written: {error.strerror}",
+                where=str(self.path),
+                hint="choose another `training.output`",
+            ) from None
+        checkpoint.write_atomically(self.config, dump_config(config, reasons).encode())
+        self._write_json(self.environment, environment(hardware))
+        self._write_json(self.certificate, certificate)
+        self._write_json(self.path / "data.json", stats)
+        lines = b"".join(orjson.dumps(asdict(problem)) + b"\n" for problem in rejected)
+        checkpoint.write_atomically(self.path / "rejected.jsonl", lines)
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        with open(self.metrics, "ab") as file:
+            file.write(orjson.dumps(line) + b"\n")
+
+    def read_metrics(self) -> Iterator[dict[str, Any]]:
+        """Lines written so far; a last line cut short by a kill is passed over."""
+        if not self.metrics.is_file():
+            return
+        for raw in self.metrics.read_bytes().split(b"\n"):
+            try:
+                yield orjson.loads(raw)
+            except orjson.JSONDecodeError:
+                continue
+
+    def rewind_metrics(self, step: int) -> None:
+        """Keeps the lines up to a step, so that a resumed run writes each step once."""
+        kept = [line for line in self.read_metrics() if line["step"] <= step]
+        content = b"".join(orjson.dumps(line) + b"\n" for line in kept)
+        checkpoint.write_atomically(self.metrics, content)
+
+    @staticmethod
+    def _write_json(path: Path, content: dict[str, Any]) -> None:
+        checkpoint.write_atomically(path, orjson.dumps(content, option=orjson.OPT_INDENT_2))
+
+
+def open_run(path: str | Path) -> tuple[RunFolder, dict[str, Any]]:
+    """A finished or unfinished run and its config as plain data.
+
+    Raises:
+        RunFolderError: There is no run.
+    """
+    folder = RunFolder(Path(path))
+    if not folder.path.is_dir():
+        raise RunFolderError(
+            "no such run folder", where=str(path), hint="name the `training.output` of a run"
+        )
+    if not folder.config.is_file():
+        raise RunFolderError(
+            "holds no run: config.yaml is missing",
+            where=str(path),
+            hint="name the `training.output` of a run",
+        )
+    return folder, yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+
+
+def dump_config(config: Config, reasons: dict[str, str]) -> str:
+    """The config as YAML, derived values with their reason behind them.
+
+    training:
+      optimizer: adamw_torch_fused  # derived: paged 8-bit Adam is for CUDA
+    """
+    lines: list[str] = []
+    for section, values in config.model_dump(mode="json").items():
+        lines.append(f"{section}:")
+        for name, value in values.items():
+            text = yaml.safe_dump(
+                {name: value}, allow_unicode=True, default_flow_style=True, width=10_000
+            )
+            reason = reasons.get(f"{section}.{name}")
+            comment = f"  # derived: {reason}" if reason else ""
+            lines.append(f"  {text.strip()[1:-1]}{comment}")
+    return "\n".join(lines) + "\n"
+
+
+def environment(hardware: Hardware) -> dict[str, Any]:
+    """Versions and hardware; no user names, no addresses."""
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "packages": installed_versions(),
+        "hardware": asdict(hardware),
+        "num_cpus": os.cpu_count(),
+    }
+
+
+def installed_versions() -> dict[str, str | None]:
+    """Version of each package that decides a run; None if it is not installed."""
+    found: dict[str, str | None] = {}
+    for name in REPORTED_PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found

@@ -1,0 +1,41 @@
+"""Ctrl-C and SIGTERM: the first asks for a checkpoint after the step, the second leaves at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+
+@dataclass
+class Stop:
+    """Whether a signal has asked to stop, and which."""
+
+    number: int | None = None
+
+    def __call__(self) -> bool:
+        return self.number is not None
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.number is not None:
+            raise KeyboardInterrupt
+        self.number = number
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """Listens while the block runs; outside the main thread nothing can be listened to."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    listened = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, stop._ask) for number in listened]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(listened, before, strict=True):
+            signal.signal(number, handler)

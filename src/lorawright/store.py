@@ -1,0 +1,125 @@
+"""Encoded chats on disk: one memory-mapped Arrow file a set, so that a million cost no memory.
+
+input_ids: list<int32>   spans: list<int32> (start, end, start, end, …)   file: string   line: int64
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lorawright.types import EncodedChat, Split
+
+SCHEMA = pa.schema(
+    [
+        ("input_ids", pa.list_(pa.int32())),
+        ("spans", pa.list_(pa.int32())),
+        ("file", pa.string()),
+        ("line", pa.int64()),
+    ]
+)
+ROWS_PER_BATCH = 1000
+
+
+class Writer:
+    """Appends encoded chats to an Arrow stream file; use as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self._sink = pa.OSFile(str(path), "wb")
+        self._stream = pa.ipc.new_stream(self._sink, SCHEMA)
+        self._rows: list[EncodedChat] = []
+
+    def append(self, chat: EncodedChat) -> None:
+        self._rows.append(chat)
+        if len(self._rows) >= ROWS_PER_BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        columns = [
+            [chat.ids for chat in self._rows],
+            [[edge for span in chat.spans for edge in span] for chat in self._rows],
+            [chat.file for chat in self._rows],
+            [chat.line for chat in self._rows],
+        ]
+        arrays = [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)]
+        self._stream.write_batch(pa.record_batch(arrays, schema=SCHEMA))
+        self._rows = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._flush()
+        self._stream.close()
+        self._sink.close()
+
+
+class ChatStore:
+    """Reads what a `Writer` wrote, memory-mapped.
+
+    Attributes:
+        path: The Arrow file; `datasets.Dataset.from_file` reads it too.
+        num_tokens_N: Tokens of each of the N chats.
+        num_trained_N: Trained tokens of each.
+    """
+
+    def __init__(self, path: Path, split: Split) -> None:
+        self.path = path
+        self.split = split
+        self._table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+        self.num_tokens_N = self._per_chat(self._num_tokens)
+        self.num_trained_N = self._per_chat(self._num_trained)
+
+    def _per_chat(self, count: object) -> npt.NDArray[np.int64]:
+        assert callable(count)
+        parts = [count(batch) for batch in self._table.to_batches()]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+    @staticmethod
+    def _num_tokens(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
+        return np.diff(batch.column("input_ids").offsets.to_numpy()).astype(np.int64)
+
+    @staticmethod
+    def _num_trained(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
+        column = batch.column("spans")
+        edges = column.flatten().to_numpy()
+        widths = np.concatenate([[0], np.cumsum(edges[1::2] - edges[::2])])
+        offsets = column.offsets.to_numpy() - column.offsets[0].as_py()
+        return np.diff(widths[offsets // 2]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __getitem__(self, index: int) -> EncodedChat:
+        edges = self._table["spans"][index].as_py()
+        return EncodedChat(
+            ids=tuple(self._table["input_ids"][index].as_py()),
+            spans=tuple(zip(edges[::2], edges[1::2], strict=True)),
+            file=self._table["file"][index].as_py(),
+            line=self._table["line"][index].as_py(),
+            split=self.split,
+        )
+
+    def __iter__(self) -> Iterator[EncodedChat]:
+        return (self[index] for index in range(len(self)))
+
+    def ids(self, index: int) -> npt.NDArray[np.int32]:
+        """Token ids of one chat, without a copy of the file."""
+        return np.asarray(self._table["input_ids"][index].values)
+
+    def edges(self, index: int) -> npt.NDArray[np.int32]:
+        """Its spans, flat: start, end, start, end…"""
+        return np.asarray(self._table["spans"][index].values)

@@ -1,0 +1,173 @@
+"""Talking to a run: base and adapter in one model, answers as they are generated.
+
+talker = Talker.load(run_folder)
+for piece in talker.answer([{"role": "user", "content": "Hi"}]): ...
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import GenerationConfig, TextIteratorStreamer
+
+from lorawright import chat, hardware, hub, model
+from lorawright.config.schema import Dtype, ModelSettings
+from lorawright.errors import ModelError, RunFolderError
+from lorawright.run_folder import RunFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen; temperature 0 takes the most likely one."""
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+class Talker:
+    """A base model with a run's adapter; both can answer.
+
+    Args:
+        model: A PEFT model, or a bare base model.
+        tokenizer: Transformers'.
+        end_ids: Tokens that end an answer, from the chat template and the model's own list.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, end_ids: Sequence[int]) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.end_ids = list(end_ids)
+
+    @classmethod
+    def load(cls, run: RunFolder, settings: ModelSettings) -> Talker:
+        """The adapter of a finished run, or of its newest checkpoint, on its base.
+
+        Raises:
+            RunFolderError: The run has neither.
+            ModelError: The base is gone, or is not the one the adapter was trained on.
+        """
+        adapter = adapter_folder(run)
+        folder = hub.model_folder(
+            settings.name, settings.revision, with_code=settings.trust_remote_code
+        )
+        facts = hardware.detect()
+        if settings.dtype is Dtype.AUTO:
+            dtype = Dtype.BFLOAT16 if facts.bfloat16 else Dtype.FLOAT32
+            settings = settings.model_copy(update={"dtype": dtype})
+        base = model.load_base(settings, folder, facts.device, training=False)
+        try:
+            tuned = PeftModel.from_pretrained(base, str(adapter))
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ModelError(
+                f"does not fit {settings.name}: {str(error).splitlines()[0][:200]}",
+                where=str(adapter),
+                hint="the adapter belongs to another base, or files are missing; see "
+                "base_model_name_or_path in its adapter_config.json",
+            ) from None
+        tokenizer = model.load_tokenizer(folder, trust_remote_code=settings.trust_remote_code)
+        return cls(tuned, tokenizer, end_tokens(folder, settings.name, base))
+
+    def answer(
+        self,
+        messages: Sequence[dict[str, Any]],
+        sampling: Sampling | None = None,
+        *,
+        base: bool = False,
+        tools: Sequence[dict[str, Any]] | None = None,
+    ) -> Iterator[str]:
+        """Pieces of the answer as they come.
+
+        Args:
+            messages: The chat so far, as the template takes it.
+            sampling: How; the most likely token each time by default.
+            base: Answer without the adapter.
+            tools: What the model may call.
+        """
+        sampling = sampling or Sampling()
+        inputs = self.tokenizer.apply_chat_template(
+            list(messages), tools=tools, add_generation_prompt=True, return_tensors="pt",
+            return_dict=True,
+        ).to(self.model.device)  # fmt: skip
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        failed: Queue[BaseException] = Queue()
+
+        def generate() -> None:
+            try:
+                torch.manual_seed(sampling.seed)
+                with self._without_adapter() if base else nullcontext():
+                    self.model.generate(
+                        **inputs, generation_config=self._generation(sampling), streamer=streamer
+                    )
+            except BaseException as error:  # handed to the caller's thread, which raises it
+                failed.put(error)
+                streamer.end()
+
+        thread = Thread(target=generate, daemon=True)
+        thread.start()
+        yield from (piece for piece in streamer if piece)
+        thread.join()
+        if not failed.empty():
+            raise failed.get()
+
+    def _without_adapter(self) -> AbstractContextManager[Any]:
+        if not isinstance(self.model, PeftModel):
+            return nullcontext()
+        context: AbstractContextManager[Any] = self.model.disable_adapter()
+        return context
+
+    def _generation(self, sampling: Sampling) -> GenerationConfig:
+        sampled = sampling.temperature > 0
+        return GenerationConfig(
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=sampled,
+            temperature=sampling.temperature if sampled else None,
+            top_p=sampling.top_p if sampled else None,
+            top_k=None,
+            eos_token_id=self.end_ids,
+            pad_token_id=self.tokenizer.pad_token_id or self.end_ids[0],
+        )
+
+
+def adapter_folder(run: RunFolder) -> Path:
+    """The finished adapter, or that of the newest complete checkpoint."""
+    from lorawright import checkpoint
+
+    if (run.adapter / "adapter_config.json").is_file():
+        return run.adapter
+    latest = checkpoint.latest(run.checkpoints)
+    if latest is None:
+        raise RunFolderError(
+            "has no adapter and no complete checkpoint",
+            where=str(run.path),
+            hint="`lorawright train CONFIG --resume` goes on with it",
+        )
+    return latest
+
+
+def end_tokens(folder: Path, name: str, base: Any) -> list[int]:
+    """The template's turn end first, then what the model's generation config lists."""
+    marks = chat.learn(chat.load(folder, name))
+    listed = base.generation_config.eos_token_id
+    others = listed if isinstance(listed, list) else [] if listed is None else [listed]
+    return list(dict.fromkeys([marks.end_id, *others]))
+
+
+def weights_digest(folder: Path) -> str:
+    """Names and sizes of a model's weight files: enough to notice another base of one shape."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(f"{path.name} {path.stat().st_size}".encode())
+        with open(path, "rb") as file:
+            digest.update(file.read(1 << 20))
+    return digest.hexdigest()

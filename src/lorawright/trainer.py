@@ -1,0 +1,432 @@
+"""TRL's SFTTrainer, fed with planned steps; the only file that imports trl.
+
+What changes against SFTTrainer: a batch of the data loader is one optimizer step with all its
+passes; the loss is the sum over the step's trained tokens divided by their planned number; the
+evaluation loss is a mean over tokens; a step with a non-finite value is not applied.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import Dataset as TorchDataset
+from transformers import PrinterCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from lorawright import attention, head
+from lorawright.config.schema import Config, Dtype
+from lorawright.errors import ConfigError, TrainError
+from lorawright.hardware import Device
+from lorawright.model import to_float32
+from lorawright.plan import Pass, Plan, evaluation_passes
+from lorawright.store import ChatStore
+
+OURS = {  # fields of SFTConfig that our own keys decide: `training.trl` may not set them
+    "output_dir": "training.output",
+    "num_train_epochs": "training.epochs",
+    "max_steps": "training.max_steps",
+    "per_device_train_batch_size": "training.batch_size",
+    "per_device_eval_batch_size": "training.tokens_per_pass",
+    "gradient_accumulation_steps": "training.batch_size",
+    "learning_rate": "training.learning_rate",
+    "lr_scheduler_type": "training.schedule",
+    "warmup_steps": "training.warmup_ratio",
+    "weight_decay": "training.weight_decay",
+    "max_grad_norm": "training.max_grad_norm",
+    "optim": "training.optimizer",
+    "activation_checkpointing": "training.gradient_checkpointing",
+    "gradient_checkpointing": "training.gradient_checkpointing",
+    "logging_steps": "training.logging_steps",
+    "logging_strategy": "training.logging_steps",
+    "eval_steps": "training.eval_steps",
+    "eval_strategy": "data.eval",
+    "save_steps": "training.save_steps",
+    "save_strategy": "training.save_steps",
+    "save_total_limit": "training.keep_checkpoints",
+    "report_to": "training.trackers",
+    "seed": "training.seed",
+    "data_seed": "data.seed",
+    "bf16": "model.dtype",
+    "fp16": "model.dtype",
+    "use_cpu": "model.dtype",
+    "max_length": "data.max_length",
+    "packing": "training.tokens_per_pass",
+    "padding_free": "training.tokens_per_pass",
+    "assistant_only_loss": "data.train_on",
+    "completion_only_loss": "data.train_on",
+    "chat_template_path": "model.name",
+    "eos_token": "model.name",
+    "pad_token": "model.name",
+    "dataset_kwargs": "data.train",
+    "model_init_kwargs": "model.dtype",
+    "loss_type": "data.train_on",
+    "deepspeed": "distributed.strategy",
+    "fsdp": "distributed.strategy",
+    "fsdp_config": "distributed.strategy",
+    "resume_from_checkpoint": "`lorawright train --resume`",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What happened in one optimizer step."""
+
+    num_tokens: int
+    num_trained_tokens: int
+    num_hits: int
+    seconds: float
+
+
+@dataclass
+class Watcher:
+    """Where a trainer reports to; the run folder and the terminal implement it."""
+
+    on_log: Callable[[dict[str, float]], None] = lambda line: None
+    on_step: Callable[[int, StepRecord], None] = lambda number, record: None
+    on_saved: Callable[[Path], None] = lambda folder: None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+def sft_config(config: Config, device: Device, output: Path, *, evaluates: bool) -> SFTConfig:
+    """The resolved config in TRL's terms.
+
+    Args:
+        config: Without `auto`.
+        device: Where training happens.
+        output: Folder of the checkpoints.
+        evaluates: Whether there is an evaluation set.
+
+    Raises:
+        ConfigError: `training.trl` has an unknown key, or one that is set by our own.
+    """
+    training = config.training
+    _check_trl(training.trl)
+    try:
+        return SFTConfig(**_sft_fields(config, device, output, evaluates), **training.trl)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"TRL refuses these settings: {str(error).splitlines()[0]}",
+            where="training",
+            hint="see `training.trl` and `training.optimizer`",
+        ) from error
+
+
+def _sft_fields(config: Config, device: Device, output: Path, evaluates: bool) -> dict[str, Any]:
+    training = config.training
+    return {
+        "output_dir": str(output),
+        "num_train_epochs": 1,  # the plan's steps of all epochs stand in one list
+        "per_device_train_batch_size": 1,  # one planned step a batch
+        "per_device_eval_batch_size": 1,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": training.learning_rate,
+        "lr_scheduler_type": training.schedule,
+        "warmup_steps": training.warmup_ratio,
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.max_grad_norm,
+        "optim": training.optimizer,
+        "activation_checkpointing": bool(training.gradient_checkpointing),
+        "logging_strategy": "steps",
+        "logging_steps": training.logging_steps,
+        "logging_nan_inf_filter": False,
+        "eval_strategy": "steps" if evaluates else "no",
+        "eval_steps": training.eval_steps if evaluates else None,
+        "save_strategy": "steps",
+        "save_steps": training.save_steps,
+        "report_to": list(training.trackers),
+        "seed": training.seed,
+        "data_seed": config.data.seed,
+        "bf16": config.model.dtype is Dtype.BFLOAT16,
+        "fp16": config.model.dtype is Dtype.FLOAT16,
+        "use_cpu": device is Device.CPU,
+        "max_length": None,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        "include_num_input_tokens_seen": "no",
+    }
+
+
+def _check_trl(extra: dict[str, Any]) -> None:
+    names = {field.name for field in dataclasses.fields(SFTConfig)}
+    for name in extra:
+        if name in OURS:
+            raise ConfigError(
+                f"`training.trl.{name}` is decided by our own key",
+                where=f"training.trl.{name}",
+                hint=f"write {OURS[name] if ' ' in OURS[name] else f'`{OURS[name]}`'}",
+            )
+        if name not in names:
+            raise ConfigError(
+                f"SFTConfig has no field `{name}`",
+                where=f"training.trl.{name}",
+                hint="see TRL's documentation of SFTConfig for its fields",
+            )
+
+
+class _Steps(TorchDataset[dict[str, Any]]):
+    """The plan as a torch data set: item s is optimizer step s, its passes as tensors."""
+
+    def __init__(self, plan: Plan, store: ChatStore, rank: int, implementation: str) -> None:
+        self.plan, self.store, self.rank = plan, store, rank
+        self.implementation = implementation
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        step = self.plan[number]
+        return {
+            "number": number,
+            "passes": [
+                pass_tensors(chats, self.store, self.implementation)
+                for chats in step.passes[self.rank]
+            ],
+            "num_tokens": step.num_tokens,
+            "num_trained_tokens": step.num_trained_tokens,
+        }
+
+
+def pass_tensors(chats: Pass, store: ChatStore, implementation: str) -> dict[str, Any]:
+    """The tensors of one pass.
+
+    input_ids     a0 a1 a2 a3 | b0 b1 b2        chats a and b, one row
+    position_ids   0  1  2  3 |  0  1  2
+    trained             x  x  |     x
+    positions_P      1  2         4             the position before each trained token
+    targets_P       a2 a3        b1
+    """
+    if not chats:
+        return _empty_pass(implementation)
+    ids: list[torch.Tensor] = []
+    positions: list[torch.Tensor] = []
+    targets: list[torch.Tensor] = []
+    bounds = [0]
+    for chat in chats:
+        ids_T = torch.from_numpy(store.ids(chat).astype("int64"))
+        edges = store.edges(chat)
+        for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+            positions.append(torch.arange(start - 1, end - 1) + bounds[-1])
+            targets.append(ids_T[start:end])
+        ids.append(ids_T)
+        bounds.append(bounds[-1] + len(ids_T))
+    return {
+        "input_ids": torch.cat(ids)[None],
+        "position_ids": torch.cat([torch.arange(len(ids_T)) for ids_T in ids])[None],
+        "positions_P": torch.cat(positions),
+        "targets_P": torch.cat(targets),
+        **attention.pass_inputs(tuple(bounds), implementation),
+    }
+
+
+def _empty_pass(implementation: str) -> dict[str, Any]:
+    """A rank without work still takes part in the collective operations of a pass."""
+    nothing = torch.zeros(0, dtype=torch.int64)
+    return {
+        "input_ids": torch.zeros((1, 1), dtype=torch.int64),
+        "position_ids": torch.zeros((1, 1), dtype=torch.int64),
+        "positions_P": nothing,
+        "targets_P": nothing,
+        **attention.pass_inputs((0, 1), implementation),
+    }
+
+
+class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
+    """SFTTrainer over a plan.
+
+    Args:
+        model: A PEFT model.
+        args: From `sft_config`.
+        plan: The steps.
+        train: The chats they are made of.
+        evaluation: The evaluation set, or None.
+        tokenizer: Transformers'; saved with every checkpoint.
+        watcher: Told of every step, line and checkpoint.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        args: SFTConfig,
+        plan: Plan,
+        train: ChatStore,
+        evaluation: ChatStore | None,
+        tokenizer: Any,
+        watcher: Watcher,
+    ) -> None:
+        self.plan = plan
+        self.chats = train
+        self.eval_chats = evaluation
+        self.watcher = watcher
+        self.implementation = str(model.config._attn_implementation)
+        self.records: list[StepRecord] = []
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=_only,
+            train_dataset=Dataset.from_file(str(train.path)),
+            eval_dataset=None if evaluation is None else Dataset.from_file(str(evaluation.path)),
+            processing_class=tokenizer,
+            callbacks=[_StepGuard(self)],
+        )
+        self.remove_callback(PrinterCallback)
+        to_float32(self.model)  # TRL makes a quantized model's adapter bfloat16
+        head.install(self.model.get_base_model())
+
+    def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Planned steps in order; the plan has shuffled, and knows this rank's share."""
+        steps = _Steps(self.plan, self.chats, self.args.process_index, self.implementation)
+        return DataLoader(steps, batch_size=1, sampler=SequentialSampler(steps), collate_fn=_only)
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """One planned step: forward and backward for each of its passes.
+
+        Returns:
+            The step's loss, for logging.
+        """
+        started = time.perf_counter()
+        loss = torch.zeros((), device=self.args.device)
+        self._num_hits = 0
+        passes = inputs["passes"]
+        for number, tensors in enumerate(passes, 1):
+            last = number == len(passes)
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                loss += super().training_step(model, tensors, inputs["num_trained_tokens"])
+        if not math.isfinite(loss.item()):
+            raise TrainError(
+                f"the loss of step {inputs['number'] + 1} is {loss.item()}",
+                where=self.addresses(inputs["number"]),
+                hint="the step was not applied; lower `training.learning_rate`, or look at these "
+                "chats with `lorawright inspect`",
+            )
+        self.records.append(
+            StepRecord(
+                inputs["num_tokens"],
+                inputs["num_trained_tokens"],
+                self._num_hits,
+                time.perf_counter() - started,
+            )
+        )
+        return loss
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """A pass's share of the step's loss: its sum over the step's number of trained tokens."""
+        output = model(**inputs)
+        self._num_hits += int(output["num_hits"])
+        # DDP averages gradients over processes; the sum over the step is wanted
+        loss = output["loss_sum"] * self.accelerator.num_processes / num_items_in_batch
+        return (loss, output) if return_outputs else loss
+
+    def addresses(self, step: int) -> str:
+        """Where the chats of a step come from."""
+        chats = [self.chats[index] for index in self.plan[step].chats]
+        return ", ".join(f"{chat.file}:{chat.line}" for chat in chats)
+
+    @torch.no_grad()
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Loss and accuracy as means over all trained tokens of the evaluation set."""
+        assert self.eval_chats is not None
+        started = time.perf_counter()
+        model = self.model_wrapped
+        model.eval()
+        loss_sum, num_hits, num_targets = 0.0, 0, 0
+        for chats in evaluation_passes(self.eval_chats.num_tokens_N, self.plan.tokens_per_pass):
+            tensors = pass_tensors(chats, self.eval_chats, self.implementation)
+            with self.compute_loss_context_manager():
+                output = model(**self._prepare_inputs(tensors))
+            loss_sum += float(output["loss_sum"])
+            num_hits += int(output["num_hits"])
+            num_targets += len(tensors["targets_P"])
+        metrics = {
+            "eval_loss": loss_sum / num_targets,
+            "eval_token_accuracy": num_hits / num_targets,
+            "eval_trained_tokens": num_targets,
+            "eval_seconds": time.perf_counter() - started,
+        }
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds what the steps since the last line amount to."""
+        if "loss" in logs:
+            logs |= _summary(self.records)
+            self.records.clear()
+        super().log(logs, start_time)
+        self.watcher.on_log({"step": self.state.global_step, **logs})
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: Transformers' estimate takes padded rectangles for granted."""
+        return 0
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Not in checkpoints; TRL writes one into each."""
+
+
+def _summary(records: list[StepRecord]) -> dict[str, float]:
+    seconds = sum(record.seconds for record in records)
+    num_tokens = sum(record.num_tokens for record in records)
+    num_trained = sum(record.num_trained_tokens for record in records)
+    return {
+        "tokens": num_tokens,
+        "trained_tokens": num_trained,
+        "token_accuracy": sum(record.num_hits for record in records) / num_trained,
+        "tokens_per_second": num_tokens / seconds,
+        "seconds": seconds,
+    }
+
+
+def _only(items: list[Any]) -> Any:
+    """The one item of a batch of one."""
+    return items[0]
+
+
+@dataclass
+class _StepGuard(TrainerCallback):  # type: ignore[misc] # transformers is followed loosely
+    """Stops before a bad step is applied, saves when asked to stop, keeps the right epoch."""
+
+    trainer: PlannedTrainer
+    last_saved: int = field(default=-1)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        gradients = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
+        if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+            raise TrainError(
+                f"the gradient of step {state.global_step + 1} is not finite",
+                where=self.trainer.addresses(state.global_step),
+                hint="the step was not applied; lower `training.learning_rate`",
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.epoch = state.global_step / self.trainer.plan.steps_per_epoch
+        self.trainer.watcher.on_step(state.global_step, self.trainer.records[-1])
+        if self.trainer.watcher.should_stop():
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.last_saved:
+            return
+        self.last_saved = state.global_step
+        self.trainer.watcher.on_saved(Path(args.output_dir) / f"checkpoint-{state.global_step}")

@@ -1,0 +1,151 @@
+"""What the stages hand to each other: frozen dataclasses, no behaviour beyond their own shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Role(StrEnum):
+    """Who speaks in a message."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+class Split(StrEnum):
+    """Which set a chat belongs to."""
+
+    TRAIN = "train"
+    EVAL = "eval"
+
+
+class Severity(StrEnum):
+    """What a problem does to the run: stops it, removes the row, or is only reported."""
+
+    ERROR = "error"
+    DROPPED = "dropped"
+    WARNING = "warning"
+
+
+class Kind(StrEnum):
+    """What is wrong; policies are chosen by it."""
+
+    CONFIG = "config"
+    FILE = "file"  # missing, empty, not UTF-8, unreadable
+    SYNTAX = "syntax"  # a line that is not JSON
+    SHAPE = "shape"  # a value of the wrong type, a missing key, an unknown role
+    ORDER = "order"  # roles in an order that no chat has
+    EMPTY_ANSWER = "empty_answer"
+    UNTRAINED = "untrained"  # no trained token in the row
+    DUPLICATE = "duplicate"
+    LEAKED = "leaked"  # a training row that is in the evaluation set too
+    OVERLONG = "overlong"
+    FORGED = "forged_special_token"
+    TEMPLATE = "template"  # the chat template cannot render the row
+    MASK = "mask"  # the derivations of the mask disagree
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One finding with its address; the `check --json` contract.
+
+    `line` counts from 1: the line of a jsonl file, the line a row starts on in a json file, the row
+    number of a csv, parquet or arrow file. `path` leads into the row: `messages[2].content`.
+    """
+
+    file: str
+    line: int | None
+    path: str
+    message: str
+    hint: str
+    kind: Kind
+    severity: Severity = Severity.ERROR
+    split: Split = Split.TRAIN
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}:{self.line}" if self.line is not None else self.file
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call the assistant makes; `arguments` is always an object, never a JSON string."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn.
+
+    `content` is None only where the assistant does nothing but call tools. `train` is the row's own
+    wish (None: the config decides). `extra` holds further keys, handed to the template untouched.
+    """
+
+    role: Role
+    content: str | None
+    tool_calls: tuple[ToolCall, ...] = ()
+    train: bool | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def for_template(self) -> dict[str, Any]:
+        """The message as chat templates expect it: absent keys are absent, never null."""
+        message: dict[str, Any] = {"role": str(self.role), **self.extra}
+        if self.content is not None:
+            message["content"] = self.content
+        if self.tool_calls:
+            message["tool_calls"] = [
+                {
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": dict(call.arguments)},
+                }
+                for call in self.tool_calls
+            ]
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A validated chat that knows where it came from."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] | None
+    file: str
+    line: int
+    split: Split = Split.TRAIN
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+Span = tuple[int, int]
+"""A half-open range of token positions, `ids[start:end]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedChat:
+    """A chat as the trainer sees it: token ids and the spans of them that are trained."""
+
+    ids: tuple[int, ...]
+    spans: tuple[Span, ...]
+    file: str
+    line: int
+    split: Split = Split.TRAIN
+
+    @property
+    def num_trained_tokens(self) -> int:
+        return sum(end - start for start, end in self.spans)
+
+    def trained_flags(self) -> list[int]:
+        """One 0 or 1 per id."""
+        flags = [0] * len(self.ids)
+        for start, end in self.spans:
+            flags[start:end] = [1] * (end - start)
+        return flags

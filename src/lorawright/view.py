@@ -1,0 +1,94 @@
+"""Which tokens of a chat are trained, for the eye: a terminal line or an HTML page."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from lorawright.chat import ChatTokenizer
+from lorawright.types import EncodedChat
+
+
+@dataclass(frozen=True, slots=True)
+class Glyph:
+    """The fewest tokens that make whole characters; one token nearly always.
+
+    An emoji or a rare Chinese character may need three tokens that are no text by themselves.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+    trained: bool
+
+
+def glyphs(tokenizer: ChatTokenizer, chat: EncodedChat) -> Iterator[Glyph]:
+    """The chat as glyphs, in order; a glyph never mixes trained and untrained tokens."""
+    flags = chat.trained_flags()
+    held: list[int] = []
+    for position, token in enumerate(chat.ids):
+        held.append(token)
+        text = tokenizer.decode(held)
+        next_differs = position + 1 < len(flags) and flags[position + 1] != flags[position]
+        if "\ufffd" in text and len(held) < 8 and not next_differs:
+            continue
+        yield Glyph(tuple(held), text, bool(flags[position]))
+        held = []
+    if held:
+        yield Glyph(tuple(held), tokenizer.decode(held), bool(flags[-1]))
+
+
+def runs(tokenizer: ChatTokenizer, chat: EncodedChat) -> Iterator[tuple[str, bool]]:
+    """Longest stretches of equal treatment: (text, trained)."""
+    edges = [0, *(edge for span in chat.spans for edge in span), len(chat.ids)]
+    for number, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
+        if start < end:
+            yield tokenizer.decode(chat.ids[start:end]), number % 2 == 1
+
+
+def page(tokenizer: ChatTokenizer, chats: Iterable[EncodedChat], title: str) -> str:
+    """A self-contained HTML page of chats, token by token."""
+    rows = "\n".join(_row(tokenizer, chat) for chat in chats)
+    return PAGE.replace("{{title}}", html.escape(title)).replace("{{rows}}", rows)
+
+
+def _row(tokenizer: ChatTokenizer, chat: EncodedChat) -> str:
+    tokens = "".join(_token(glyph) for glyph in glyphs(tokenizer, chat))
+    head = (
+        f"{html.escape(chat.file)}:{chat.line} · {len(chat.ids)} tokens, "
+        f"{chat.num_trained_tokens} trained"
+    )
+    return f"<section><h2>{head}</h2><p>{tokens}</p></section>"
+
+
+def _token(glyph: Glyph) -> str:
+    shown = html.escape(glyph.text).replace("\n", "↵\n")
+    kind = "t" if glyph.trained else "u"
+    ids = " ".join(map(str, glyph.ids))
+    return f'<span class="{kind}" title="{ids}">{shown}</span>'
+
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{{title}}</title>
+<style>
+:root { color-scheme: light dark; --ink: #1c2024; --paper: #fbfbfa; --faint: #6b7280;
+  --line: #e2e2df; --trained: #d3f2dc; --edge: #2f9e5a; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e6e3; --paper: #16181b; --faint: #8b929c;
+  --line: #2b2f34; --trained: #173d27; --edge: #4cc27a; } }
+body { margin: 2rem auto; max-width: 60rem; padding: 0 1rem; background: var(--paper);
+  color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.3rem; } h2 { font-size: .85rem; color: var(--faint); font-weight: 500; }
+p { white-space: pre-wrap; font: 13px/1.9 ui-monospace, monospace; overflow-wrap: anywhere;
+  border: 1px solid var(--line); border-radius: 8px; padding: .8rem 1rem; margin: .3rem 0 1.6rem; }
+span { border-radius: 3px; padding: 2px 0; }
+span:hover { outline: 1px solid var(--faint); }
+.u { color: var(--faint); }
+.t { background: var(--trained); box-shadow: inset 0 -2px 0 var(--edge); }
+</style>
+<h1>{{title}}</h1>
+<div>Tokens that are <span class="t">trained</span> and tokens that are only
+<span class="u">read</span>. Hover over a token for its id; ↵ is a newline.</div>
+{{rows}}
+</html>
+"""
