@@ -9,6 +9,7 @@ model build no mask. The bounds travel as a keyword of the model's forward.
 
 from __future__ import annotations
 
+import itertools
 import json
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,7 +53,7 @@ def pass_inputs(bounds: tuple[int, ...], implementation: str) -> dict[str, Any]:
     if implementation == NAME:
         return {"chat_bounds": bounds}
     if implementation == FLASH:
-        longest = max(b - a for a, b in zip(bounds, bounds[1:], strict=False))
+        longest = max(b - a for a, b in itertools.pairwise(bounds))
         cumulative = torch.tensor(bounds, dtype=torch.int32)
         return {
             "cu_seq_lens_q": cumulative,
@@ -94,7 +95,7 @@ def attend(
             scale=scaling,
             enable_gqa=query_BNTD.shape[1] != key_BMTD.shape[1],
         )
-        for start, end in zip(bounds, bounds[1:], strict=False)
+        for start, end in itertools.pairwise(bounds)
     ]
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
     return output.transpose(1, 2), None

@@ -1,4 +1,4 @@
-"""What this machine has: facts that decide defaults, gathered in one place so tests can fake them."""
+"""What this machine has: facts that decide defaults, in one place so that tests can fake them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,11 @@ def measure_flops(device: Device, dtype: str, rows: int, inner: int, columns: in
 
     left = torch.ones((rows, inner), dtype=getattr(torch, dtype), device=device.value)
     right = torch.ones((inner, columns), dtype=getattr(torch, dtype), device=device.value)
-    synchronize = torch.cuda.synchronize if device is Device.CUDA else lambda: None
+
+    def synchronize() -> None:
+        if device is Device.CUDA:
+            torch.cuda.synchronize()
+
     left @ right
     synchronize()
     started, num_products = time.perf_counter(), 0

@@ -27,7 +27,7 @@ CHUNK = 1024  # 1024 x 151,936 logits in float32 are 0.6 GB; smaller chunks slow
 
 
 @dataclass
-class HeadOutput(ModelOutput):
+class HeadOutput(ModelOutput):  # type: ignore[misc] # transformers is followed loosely
     """What a training pass gives back.
 
     Attributes:
@@ -86,7 +86,9 @@ def chunked_loss(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(sum of -log p(target), number of hits) over P positions."""
     with torch.autocast(hidden_PH.device.type, enabled=False):
-        result = _ChunkedLoss.apply(hidden_PH, weight_VH, bias_V, targets_P)
+        result = _ChunkedLoss.apply(  # type: ignore[no-untyped-call] # torch declares no types
+            hidden_PH, weight_VH, bias_V, targets_P
+        )
     return result[0], result[1]
 
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from lorawright.errors import ConfigError, RunFolderError
 
-EXAMPLES = {
+EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "data/train/chats.jsonl": [
         {
             "messages": [

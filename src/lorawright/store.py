@@ -5,7 +5,7 @@ input_ids: list<int32>   spans: list<int32> (start, end, start, end, …)   file
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -83,22 +83,25 @@ class ChatStore:
         self.num_tokens_N = self._per_chat(self._num_tokens)
         self.num_trained_N = self._per_chat(self._num_trained)
 
-    def _per_chat(self, count: object) -> npt.NDArray[np.int64]:
-        assert callable(count)
+    def _per_chat(
+        self, count: Callable[[pa.RecordBatch], npt.NDArray[np.int64]]
+    ) -> npt.NDArray[np.int64]:
         parts = [count(batch) for batch in self._table.to_batches()]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     @staticmethod
     def _num_tokens(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
-        return np.diff(batch.column("input_ids").offsets.to_numpy()).astype(np.int64)
+        offsets = np.asarray(batch.column("input_ids").offsets)
+        return np.diff(offsets).astype(np.int64)
 
     @staticmethod
     def _num_trained(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
         column = batch.column("spans")
-        edges = column.flatten().to_numpy()
+        edges = np.asarray(column.flatten(), np.int64)
         widths = np.concatenate([[0], np.cumsum(edges[1::2] - edges[::2])])
-        offsets = column.offsets.to_numpy() - column.offsets[0].as_py()
-        return np.diff(widths[offsets // 2]).astype(np.int64)
+        offsets = np.asarray(column.offsets) - column.offsets[0].as_py()
+        widths_N: npt.NDArray[np.int64] = np.diff(widths[offsets // 2]).astype(np.int64)
+        return widths_N
 
     def __len__(self) -> int:
         return int(self._table.num_rows)

@@ -271,7 +271,7 @@ def _identity(ready: Ready) -> dict[str, Any]:
                 "seed",
                 "trl",
             },
-        ),  # fmt: skip
+        ),
         "num_steps": ready.plan.num_steps,
         "plan": ready.plan.sha256,
         "data": ready.prepared.certificate["data_sha256"],

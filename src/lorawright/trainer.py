@@ -363,9 +363,8 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
             "eval_seconds": time.perf_counter() - started,
         }
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
+        handler: Any = self.callback_handler
+        self.control: Any = handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

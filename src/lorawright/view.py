@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ def glyphs(tokenizer: ChatTokenizer, chat: EncodedChat) -> Iterator[Glyph]:
 def runs(tokenizer: ChatTokenizer, chat: EncodedChat) -> Iterator[tuple[str, bool]]:
     """Longest stretches of equal treatment: (text, trained)."""
     edges = [0, *(edge for span in chat.spans for edge in span), len(chat.ids)]
-    for number, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
+    for number, (start, end) in enumerate(itertools.pairwise(edges)):
         if start < end:
             yield tokenizer.decode(chat.ids[start:end]), number % 2 == 1
 

@@ -6,6 +6,7 @@ problem with both views. Nothing leaves without a problem that names it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -72,10 +73,11 @@ class Encoder:
             view = derive.by_text(self.tokenizer, self.marks, chat, self.settings.train_on)
             return [*self._witness(chat, view), (chat, view)]
         except Refusal as refusal:
-            return [_problem(chat, refusal.path, str(refusal), Kind.MASK, MASK_HINT)]
+            return [self._unproven(chat, refusal)]
         except jinja2.TemplateError as error:
             what = f"the chat template refuses this chat: {error}"
-            return [_problem(chat, "messages", what, Kind.TEMPLATE, TEMPLATE_HINT)]
+            severity = _severity(self.settings.invalid)
+            return [_problem(chat, "messages", what, Kind.TEMPLATE, TEMPLATE_HINT, severity)]
 
     def _witness(self, chat: Conversation, view: TextView) -> list[Problem]:
         """Derivation C; its first disagreement is reported once and ends it."""
@@ -116,13 +118,13 @@ class Encoder:
         try:
             spans_b = derive.by_ids(ids, self.marks, chat, self.settings.train_on)
         except Refusal as refusal:
-            return _problem(chat, refusal.path, str(refusal), Kind.MASK, MASK_HINT)
+            return self._unproven(chat, refusal)
         if spans_b[:1] and spans_b[0][0] == 0:
             spans_b[0] = (1, spans_b[0][1])
         if spans_a != spans_b:
             what = f"by text {self._shown(ids, spans_a)}, by ids {self._shown(ids, spans_b)}"
             message = f"the two derivations of the mask disagree: {what}"
-            return _problem(chat, "messages", message, Kind.MASK, MASK_HINT)
+            return self._unproven(chat, Refusal("messages", message))
         encoded = EncodedChat(tuple(ids), tuple(spans_a), chat.file, chat.line, chat.split)
         if not spans_a:
             severity = _severity(self.settings.untrained)
@@ -132,6 +134,10 @@ class Encoder:
         if isinstance(fitted, EncodedChat):
             self._count(layout, fitted)
         return fitted
+
+    def _unproven(self, chat: Conversation, refusal: Refusal) -> Problem:
+        severity = _severity(self.settings.invalid)
+        return _problem(chat, refusal.path, str(refusal), Kind.MASK, MASK_HINT, severity)
 
     def _fit(self, chat: EncodedChat) -> EncodedChat | Problem:
         limit = self.settings.max_length
@@ -188,10 +194,10 @@ def _layout(view: TextView) -> list[Piece]:
      untrained        trained             untrained
     """
     edges = [0, *view.cuts, len(view.text)]
-    starts = {start: end for start, end in view.trained}
+    starts = dict(view.trained)
     pieces: list[Piece] = []
     trained_until = 0
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         trained_until = max(trained_until, starts.get(start, 0))
         pieces += [
             Piece(text, plain, start < trained_until)
@@ -215,7 +221,10 @@ def _spans(layout: list[Piece], pieces: list[list[int]]) -> list[Span]:
     return spans
 
 
-MASK_HINT = "this row's mask cannot be proven, so it is not trained; take it out or change it"
+MASK_HINT = (
+    "a row is only trained if its mask is proven; change it, or leave it out with "
+    "`data.invalid: drop`"
+)
 TEMPLATE_HINT = "change the row, or leave it out with `data.invalid: drop`"
 TAGS_HINT = (
     "correct the tags: they may only be put around the answer and its end token, adding no text"

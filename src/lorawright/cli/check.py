@@ -70,6 +70,8 @@ def _print_summary(prepared: object) -> None:
             f"{console.number(part['max_tokens'])}, median "
             f"{console.number(part['percentile_tokens']['50'])}"
         )
+    if not certificate["num_rows"]:
+        return
     out.print(
         f"masks: {console.number(certificate['num_spans'])} trained spans in "
         f"{console.number(certificate['num_rows'])} rows, two derivations agree; every span ends "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable
 
 import orjson
@@ -10,9 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from lorawright.errors import LorawrightError
-from lorawright.types import Problem, Severity
+from lorawright.types import Kind, Problem, Severity
 
 MOST_SHOWN = 20  # problems printed in full; --json has all
+MOST_ALIKE = 3  # of one kind that does not stop the run
 
 
 def out() -> Console:
@@ -37,11 +39,10 @@ def print_error(error: LorawrightError) -> None:
 
 def print_problems(problems: Iterable[Problem]) -> None:
     """A line and a hint each; the worst first, the rest counted."""
-    order = [Severity.ERROR, Severity.DROPPED, Severity.WARNING]
-    listed = sorted(problems, key=lambda p: order.index(p.severity))
+    listed, num_left_out = _worst(problems)
     console = err()
     last_hint = None
-    for problem in listed[:MOST_SHOWN]:
+    for problem in listed:
         at = f"{escape(problem.path)} " if problem.path and problem.kind != "config" else ""
         colour = {"error": "bold red", "dropped": "yellow", "warning": "yellow"}[problem.severity]
         console.print(
@@ -51,8 +52,25 @@ def print_problems(problems: Iterable[Problem]) -> None:
         if problem.hint != last_hint:
             console.print(f"  [dim]hint: {escape(problem.hint)}[/]")
         last_hint = problem.hint
-    if len(listed) > MOST_SHOWN:
-        console.print(f"… and {len(listed) - MOST_SHOWN} more; `--json` lists all")
+    if num_left_out:
+        console.print(f"… and {num_left_out} more; `lorawright check CONFIG --json` lists all")
+
+
+def _worst(problems: Iterable[Problem]) -> tuple[list[Problem], int]:
+    """What is printed, and how many are not."""
+    order = [Severity.ERROR, Severity.DROPPED, Severity.WARNING]
+    alike: Counter[tuple[Severity, Kind]] = Counter()
+    shown: list[Problem] = []
+    num_left_out = 0
+    for problem in sorted(problems, key=lambda p: order.index(p.severity)):
+        alike[problem.severity, problem.kind] += 1
+        harmless = problem.severity is not Severity.ERROR
+        too_alike = harmless and alike[problem.severity, problem.kind] > MOST_ALIKE
+        if too_alike or len(shown) == MOST_SHOWN:
+            num_left_out += 1
+        else:
+            shown.append(problem)
+    return shown, num_left_out
 
 
 def note(text: str) -> None:

@@ -24,6 +24,7 @@ def plan(config: ConfigFile, set_: Overrides = None, json: Json = False) -> None
     num_trained = sum(step.num_trained_tokens for step in steps)
     memory = ready.resolved.memory
     seconds = train.estimate_seconds(ready, num_tokens, num_trained)
+    num_passes = sum(len(passes) for step in steps for passes in step.passes)
     facts = {
         "num_steps": len(steps),
         "num_epochs": ready.config.training.epochs,
@@ -31,7 +32,7 @@ def plan(config: ConfigFile, set_: Overrides = None, json: Json = False) -> None
         "num_tokens": num_tokens,
         "num_trained_tokens": num_trained,
         "num_computed_tokens": num_tokens,
-        "num_passes": sum(len(passes) for step in steps for passes in step.passes),
+        "num_passes": num_passes,
         "peak_memory_bytes": None if memory is None else memory.total,
         "seconds": seconds,
         "derived": ready.resolved.reasons,
@@ -41,7 +42,7 @@ def plan(config: ConfigFile, set_: Overrides = None, json: Json = False) -> None
         return
     out = console.out()
     out.print(f"steps      {console.number(len(steps))} of {settings.training.batch_size} chats")
-    out.print(f"passes     {console.number(facts['num_passes'])}, no padding")
+    out.print(f"passes     {console.number(num_passes)}, no padding")
     share = num_trained / num_tokens
     out.print(f"tokens     {console.number(num_tokens)}, {share:.0%} trained")
     if memory is not None:

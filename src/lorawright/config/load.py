@@ -11,11 +11,13 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from lorawright.config.foreign import advice
 from lorawright.config.schema import Config
@@ -24,7 +26,7 @@ from lorawright.types import Kind, Problem
 
 Key = tuple[str | int, ...]
 
-PATH_KEYS: tuple[Key, ...] = (
+PATH_KEYS: tuple[tuple[str, str], ...] = (
     ("model", "name"),
     ("template", "generation_tags"),
     ("data", "train"),
@@ -95,7 +97,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
         ) from None
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines = {key: line for key, line in _walk(root, str(path))}
+        lines = dict(_walk(root, str(path)))
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -177,6 +179,7 @@ def _apply_override(tree: dict[str, Any], override: str, given: dict[str, str]) 
 def _validate(
     tree: dict[str, Any], given: dict[str, str], file: str
 ) -> tuple[Config, list[Problem]]:
+    """The config, with faulty keys taken out one round after another until the rest is valid."""
     problems: list[Problem] = []
     while True:
         try:
@@ -265,28 +268,49 @@ def _describe(key: Key) -> str | None:
     if section is None or len(key) < 2 or str(key[1]) not in section.model_fields:
         return None
     field = section.model_fields[str(key[1])]
-    return f"{field.description}; the default is {_shown(field.get_default(call_default_factory=True))}"
+    default = field.get_default(call_default_factory=True)
+    return f"{field.description}; the default is {_shown(default)}"
 
 
 def _expected(key: Key, item: dict[str, Any]) -> str:
     section = _section(key[:1])
     field = section.model_fields.get(str(key[1])) if section and len(key) > 1 else None
-    choices = _choices(field.annotation) if field else []
-    if choices:
-        return f"expected one of: {', '.join(choices)}"
-    message = str(item["msg"])
-    return message[0].lower() + message[1:].replace("Input should", "it should").replace(
-        "nput should", "t should"
-    )
+    bound = str(item["msg"]).removeprefix("Input should be ")
+    if item["type"] in BOUNDS and not isinstance(item["input"], str):
+        return f"expected a number {bound}"
+    words = list(dict.fromkeys(_words(field.annotation))) if field else ["a section of keys"]
+    return f"expected one of: {', '.join(words)}" if len(words) > 1 else f"expected {words[0]}"
 
 
-def _choices(annotation: Any) -> list[str]:
-    if isinstance(annotation, type) and hasattr(annotation, "__members__"):
-        return [str(member.value) for member in annotation.__members__.values()]
-    found: list[str] = []
+BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
+WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true, false",
+    type(None): "null",
+    list: "a list",
+    dict: "a mapping",
+}
+
+
+def _words(annotation: Any) -> Iterator[str]:
+    """What a field takes, in words: its choices, or the kinds of values."""
+    if isinstance(annotation, type) and issubclass(annotation, StrEnum):
+        yield from (member.value for member in annotation)
+        return
+    base = get_origin(annotation) or annotation
+    if base is list and get_args(annotation) != (str,):
+        yield f"a list of {', '.join(_words(get_args(annotation)[0]))}"
+        return
+    if base in WORDS:
+        yield WORDS[base]
+        return
     for argument in get_args(annotation):
-        found += [argument] if isinstance(argument, str) else _choices(argument)
-    return found
+        if base is Literal:
+            yield str(argument)
+        elif not isinstance(argument, FieldInfo):
+            yield from _words(argument)
 
 
 def _shown(value: Any) -> str:

@@ -88,7 +88,7 @@ class ModelSettings(Section):
     dtype: Dtype = Field(
         Dtype.AUTO,
         description=(
-            "Numbers the base model is held in; `auto`: bfloat16 where the hardware has it, else float32"
+            "Numbers the base is held in; `auto`: bfloat16 where the hardware has it, else float32"
         ),
     )
     quantization: Quantization = Field(
@@ -134,7 +134,7 @@ class DataSettings(Section):
     overlong: OverlongPolicy = Field(
         OverlongPolicy.ERROR,
         description=(
-            "Chats longer than max_length; `cut` ends them after a whole turn, never inside an answer"
+            "Chats longer than max_length; `cut` ends them after a whole answer, never inside one"
         ),
     )
     special_tokens_in_text: ForgedPolicy = Field(
@@ -152,7 +152,7 @@ class DataSettings(Section):
     leaked: RowPolicy = Field(
         RowPolicy.ERROR,
         description=(
-            "Rows of the evaluation set that are in the training set too; `drop` takes them out of the "
+            "Evaluation rows that are in the training set too; `drop` takes them out of the "
             "evaluation set"
         ),
     )
@@ -169,7 +169,7 @@ class LoraSettings(Section):
     target_modules: str | list[str] = Field(
         "all-linear",
         description=(
-            "`all-linear` (all but the output head), a list of module names, or a regular expression"
+            "`all-linear` (all but the output head), a list of names, or a regular expression"
         ),
     )
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) instead")
@@ -200,8 +200,8 @@ class TrainingSettings(Section):
     optimizer: str = Field(
         "auto",
         description=(
-            "`auto`: paged_adamw_8bit on CUDA, adamw_torch_fused elsewhere; or any name Transformers "
-            "knows"
+            "`auto`: paged_adamw_8bit on CUDA, adamw_torch_fused elsewhere; or any name that "
+            "Transformers knows"
         ),
     )
     gradient_checkpointing: bool | Auto = Field(

@@ -1,0 +1,30 @@
+# make quickstart: a venv with the tested versions, then the main job on the model inside the package
+# make test: the default test suite, offline
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: quickstart test lint reference clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+quickstart: $(VENV)/installed
+	$(BIN)/lorawright quickstart
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+reference: $(VENV)/installed
+	$(BIN)/python tools/build_reference.py
+
+clean:
+	rm -rf $(VENV) quickstart runs
