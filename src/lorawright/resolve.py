@@ -163,7 +163,7 @@ def _memory(
             shape,
             bytes_per_weight=quantized or BYTES_PER_WEIGHT[dtype],
             rank=config.lora.rank,
-            tokens_per_pass=num_tokens,
+            tokens_per_pass=min(num_tokens, longest_tokens * config.training.batch_size),
             checkpointing=checkpointing,
             bytes_per_activation=4 if dtype is Dtype.FLOAT32 else 2,
         )

@@ -1,0 +1,86 @@
+"""Shared: versions in the header, no network, a cache of its own, small runs of the tiny model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "true"
+
+from lorawright.config import Config
+from lorawright.run_folder import installed_versions
+
+
+def pytest_report_header() -> str:
+    return ", ".join(f"{name} {number}" for name, number in installed_versions().items() if number)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("LORAWRIGHT_CACHE", str(cache))
+
+
+QUESTIONS = ["Who are you?", "What is 2 plus 3?", "你好！", "Name a colour.", "Count to five."]
+
+
+def rows(num_rows: int) -> list[dict[str, Any]]:
+    """Chats of several lengths, one and two turns, none equal to another."""
+    made = []
+    for number in range(num_rows):
+        question = QUESTIONS[number % len(QUESTIONS)]
+        answer = f"I am number {number}. " + "Fine weather, is it not? " * (number % 4)
+        messages = [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer.strip()},
+        ]
+        if number % 3 == 0:
+            messages += [
+                {"role": "user", "content": "And then?"},
+                {"role": "assistant", "content": f"Then comes {number + 1}."},
+            ]
+        made.append({"messages": messages})
+    return made
+
+
+def write_jsonl(path: Path, values: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(orjson.dumps(value) + b"\n" for value in values))
+    return path
+
+
+@pytest.fixture
+def make_config(tmp_path: Path) -> Callable[..., Config]:
+    """A config of the tiny model in float32 on a few rows; keywords are training settings."""
+
+    def make(num_rows: int = 22, num_eval: int = 0, **training: Any) -> Config:
+        made = rows(num_rows + num_eval)
+        train = write_jsonl(tmp_path / "train.jsonl", made[:num_rows])
+        evaluation = write_jsonl(tmp_path / "eval.jsonl", made[num_rows:]) if num_eval else None
+        lora = {"dropout": training.pop("dropout", 0.0)}
+        settings = {
+            "output": str(tmp_path / "run"),
+            "epochs": 1,
+            "learning_rate": 2e-3,
+            "trackers": [],
+            **training,
+        }
+        return Config.model_validate(
+            {
+                "model": {"name": "tiny", "dtype": "float32"},
+                "data": {
+                    "train": str(train),
+                    "eval": None if evaluation is None else str(evaluation),
+                },
+                "lora": lora,
+                "training": settings,
+            }
+        )
+
+    return make
