@@ -18,14 +18,13 @@ LAYERS: list[set[str]] = [
     {"errors", "types"},
     {"config", "hardware", "hub"},
     {"data", "chat", "store", "plan", "estimate", "attention", "head", "checkpoint", "signals"},
-    {"model", "resolve", "run_folder", "view", "prepare", "starter", "quickstart"},
-    {"trainer", "talk", "doctor"},
+    {"model", "resolve", "passes", "run_folder", "view", "prepare", "starter", "quickstart"},
+    {"trainer", "talk", "doctor", "resume"},
     {"train"},
     {"cli"},
     {"__main__", "__init__"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
-WITHIN_LAYER = {("model", "attention"), ("config", "config"), ("resolve", "estimate")}
 
 
 def unit(path: Path) -> str:

@@ -87,7 +87,9 @@ def test_check_lists_config_and_data_errors_together(project: Path, capsys: Capt
     assert {("config", None), ("shape", 1)} <= kinds
 
 
-def test_init_passes_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_init_passes_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(["init", "mine", "--model", "tiny"]) == 0
     assert run(["check", "mine/config.yaml"]) == 0, capsys.readouterr().err
@@ -159,7 +161,9 @@ MODELS: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "what"), MODELS, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("change", "what"), MODELS, ids=lambda value: getattr(value, "__name__", "")
+)
 def test_bad_models(project: Path, change: Any, what: str, capsys: Capture) -> None:
     name = tiny_with(project / "model", change)
     assert run(["train", "c.yaml", "--set", f"model.name={name}"]) == 1

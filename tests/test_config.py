@@ -132,12 +132,14 @@ def test_defaults_are_the_tutorials() -> None:
 
 def test_dumped_config_loads_again(tmp_path: Path) -> None:
     """Reasons are comments; the values stay."""
-    config = Config.model_validate({"training": {"optimizer": "adamw_torch"}, "data": {"eval": 0.1}})
+    config = Config.model_validate(
+        {"training": {"optimizer": "adamw_torch"}, "data": {"eval": 0.1}}
+    )
     text = dump_config(config, {"training.optimizer": "a reason: with a colon # and a hash"})
     assert "# derived: a reason" in text
     assert Config.model_validate(yaml.safe_load(text)) == config
 
 
-@pytest.mark.parametrize("recipe", list_recipes(), ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", list(list_recipes()), ids=lambda recipe: recipe.name)
 def test_recipes_parse(tmp_path: Path, recipe) -> None:  # type: ignore[no-untyped-def]
     assert recipe.summary and load(write(tmp_path, recipe.text)).problems == ()

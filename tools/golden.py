@@ -27,7 +27,9 @@ def main() -> None:
         run = train.run(config).folder
         losses = [line["loss"] for line in run.read_metrics()]
     content = {
-        "config": config.model_dump(mode="json", exclude={"data": {"train"}, "training": {"output"}}),
+        "config": config.model_dump(
+            mode="json", exclude={"data": {"train"}, "training": {"output"}}
+        ),
         "packages": installed_versions(),
         "loss": losses,
     }

@@ -17,9 +17,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from lorawright import checkpoint, estimate, hardware, hub, model, prepare
+from lorawright import checkpoint, estimate, hardware, hub, model, prepare, resume
 from lorawright.config.schema import Config
-from lorawright.errors import RunFolderError, TrainError
+from lorawright.errors import TrainError
 from lorawright.model import Trainable
 from lorawright.plan import Plan
 from lorawright.prepare import Prepared
@@ -253,78 +253,19 @@ def _saved(path: Path, ready: Ready, folder: RunFolder) -> None:
 
 
 def _identity(ready: Ready) -> dict[str, Any]:
-    """What must be equal for a resumed run to be the same run; memory and logging are not in it."""
-    config = ready.config
-    return {
-        "model": config.model.model_dump(mode="json"),
-        "lora": config.lora.model_dump(mode="json"),
-        "training": config.training.model_dump(
-            mode="json",
-            include={
-                "batch_size",
-                "learning_rate",
-                "schedule",
-                "warmup_ratio",
-                "weight_decay",
-                "max_grad_norm",
-                "optimizer",
-                "seed",
-                "trl",
-            },
-        ),
-        "num_steps": ready.plan.num_steps,
-        "plan": ready.plan.sha256,
-        "data": ready.prepared.certificate["data_sha256"],
-        "template": ready.prepared.certificate["template_sha256"],
-    }
+    return resume.identity(ready.config, ready.plan, ready.prepared)
 
 
 def _resume_point(folder: RunFolder, ready: Ready, start: Start, screen: Screen) -> Path | None:
-    """The checkpoint to go on from; makes the run folder end there."""
+    """The checkpoint to go on from; makes the run's metrics end there."""
     if start not in (Start.RESUME, Start.RESUME_ANYWAY):
         return None
-    for broken in checkpoint.remove_incomplete(folder.checkpoints):
-        screen.note(f"{broken} was not complete and is removed")
-    latest = checkpoint.latest(folder.checkpoints)
-    if latest is None:
-        if not folder.holds_a_run():
-            raise RunFolderError(
-                "holds no run to go on with",
-                where=str(folder.path),
-                hint="leave `--resume` out to begin one",
-            )
-        screen.note("no complete checkpoint yet: the run begins anew")
-        folder.clear()
-        return None
-    facts = checkpoint.read(latest)
-    assert facts is not None
-    differing = _differences(facts["belongs_to"], _identity(ready))
-    if differing and start is Start.RESUME:
-        raise RunFolderError(
-            f"the checkpoint belongs to another run: {'; '.join(differing)}",
-            where=str(latest),
-            hint="put the settings back, or go on with the new ones: `--resume-anyway`",
-        )
-    for difference in differing:
-        screen.note(f"resumed although it differs: {difference}")
-    folder.rewind_metrics(checkpoint.step_of(latest))
-    screen.note(f"going on from step {checkpoint.step_of(latest)}")
+    anyway = start is Start.RESUME_ANYWAY
+    latest, notes = resume.find(folder, _identity(ready), anyway=anyway)
+    for text in notes:
+        screen.note(text)
+    folder.rewind_metrics(0 if latest is None else checkpoint.step_of(latest))
     return latest
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    found: list[str] = []
-    for key in sorted({*before, *now}):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += [f"{key}.{text}" for text in _differences(old, new)]
-        elif old != new:
-            found.append(f"{key} was {_brief(old)}, is {_brief(new)}")
-    return found
-
-
-def _brief(value: Any) -> str:
-    return str(value) if len(str(value)) <= 40 else f"{str(value)[:12]}…"
 
 
 @contextmanager

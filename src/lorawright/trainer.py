@@ -19,16 +19,16 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader, SequentialSampler
-from torch.utils.data import Dataset as TorchDataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from lorawright import attention, head
+from lorawright import head
 from lorawright.config.schema import Config, Dtype
 from lorawright.errors import ConfigError, TrainError
 from lorawright.hardware import Device
 from lorawright.model import to_float32
-from lorawright.plan import Pass, Plan, evaluation_passes
+from lorawright.passes import StepDataset, pass_tensors
+from lorawright.plan import Plan, evaluation_passes
 from lorawright.store import ChatStore
 
 OURS = {  # fields of SFTConfig that our own keys decide: `training.trl` may not set them
@@ -174,73 +174,6 @@ def _check_trl(extra: dict[str, Any]) -> None:
             )
 
 
-class _Steps(TorchDataset[dict[str, Any]]):
-    """The plan as a torch data set: item s is optimizer step s, its passes as tensors."""
-
-    def __init__(self, plan: Plan, store: ChatStore, rank: int, implementation: str) -> None:
-        self.plan, self.store, self.rank = plan, store, rank
-        self.implementation = implementation
-
-    def __len__(self) -> int:
-        return len(self.plan)
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        step = self.plan[number]
-        return {
-            "number": number,
-            "passes": [
-                pass_tensors(chats, self.store, self.implementation)
-                for chats in step.passes[self.rank]
-            ],
-            "num_tokens": step.num_tokens,
-            "num_trained_tokens": step.num_trained_tokens,
-        }
-
-
-def pass_tensors(chats: Pass, store: ChatStore, implementation: str) -> dict[str, Any]:
-    """The tensors of one pass.
-
-    input_ids     a0 a1 a2 a3 | b0 b1 b2        chats a and b, one row
-    position_ids   0  1  2  3 |  0  1  2
-    trained             x  x  |     x
-    positions_P      1  2         4             the position before each trained token
-    targets_P       a2 a3        b1
-    """
-    if not chats:
-        return _empty_pass(implementation)
-    ids: list[torch.Tensor] = []
-    positions: list[torch.Tensor] = []
-    targets: list[torch.Tensor] = []
-    bounds = [0]
-    for chat in chats:
-        ids_T = torch.from_numpy(store.ids(chat).astype("int64"))
-        edges = store.edges(chat)
-        for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-            positions.append(torch.arange(start - 1, end - 1) + bounds[-1])
-            targets.append(ids_T[start:end])
-        ids.append(ids_T)
-        bounds.append(bounds[-1] + len(ids_T))
-    return {
-        "input_ids": torch.cat(ids)[None],
-        "position_ids": torch.cat([torch.arange(len(ids_T)) for ids_T in ids])[None],
-        "positions_P": torch.cat(positions),
-        "targets_P": torch.cat(targets),
-        **attention.pass_inputs(tuple(bounds), implementation),
-    }
-
-
-def _empty_pass(implementation: str) -> dict[str, Any]:
-    """A rank without work still takes part in the collective operations of a pass."""
-    nothing = torch.zeros(0, dtype=torch.int64)
-    return {
-        "input_ids": torch.zeros((1, 1), dtype=torch.int64),
-        "position_ids": torch.zeros((1, 1), dtype=torch.int64),
-        "positions_P": nothing,
-        "targets_P": nothing,
-        **attention.pass_inputs((0, 1), implementation),
-    }
-
-
 class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
     """SFTTrainer over a plan.
 
@@ -286,7 +219,7 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Planned steps in order; the plan has shuffled, and knows this rank's share."""
-        steps = _Steps(self.plan, self.chats, self.args.process_index, self.implementation)
+        steps = StepDataset(self.plan, self.chats, self.args.process_index, self.implementation)
         return DataLoader(steps, batch_size=1, sampler=SequentialSampler(steps), collate_fn=_only)
 
     def training_step(

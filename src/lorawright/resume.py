@@ -1,0 +1,96 @@
+"""Going on with a run: which checkpoint, and whether it belongs to the run that is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lorawright import checkpoint
+from lorawright.config.schema import Config
+from lorawright.errors import RunFolderError
+from lorawright.plan import Plan
+from lorawright.prepare import Prepared
+from lorawright.run_folder import RunFolder
+
+TRAJECTORY = {
+    "batch_size",
+    "learning_rate",
+    "schedule",
+    "warmup_ratio",
+    "weight_decay",
+    "max_grad_norm",
+    "optimizer",
+    "seed",
+    "trl",
+}
+
+
+def identity(config: Config, plan: Plan, prepared: Prepared) -> dict[str, Any]:
+    """What must be equal for a resumed run to be the same run; memory and logging are not in it.
+
+    Args:
+        config: Resolved.
+        plan: Its steps.
+        prepared: Its chats.
+    """
+    return {
+        "model": config.model.model_dump(mode="json"),
+        "lora": config.lora.model_dump(mode="json"),
+        "training": config.training.model_dump(mode="json", include=TRAJECTORY),
+        "num_steps": plan.num_steps,
+        "plan": plan.sha256,
+        "data": prepared.certificate["data_sha256"],
+        "template": prepared.certificate["template_sha256"],
+    }
+
+
+def find(
+    folder: RunFolder, wanted: dict[str, Any], *, anyway: bool
+) -> tuple[Path | None, list[str]]:
+    """The newest complete checkpoint of this run, and notes for the user.
+
+    Incomplete checkpoints are removed with a word. None: there is no complete one yet.
+
+    Raises:
+        RunFolderError: There is no run, or its checkpoint belongs to another one.
+    """
+    if not folder.holds_a_run():
+        raise RunFolderError(
+            "holds no run to go on with",
+            where=str(folder.path),
+            hint="leave `--resume` out to begin one",
+        )
+    notes = [
+        f"{broken} was not complete and is removed"
+        for broken in checkpoint.remove_incomplete(folder.checkpoints)
+    ]
+    latest = checkpoint.latest(folder.checkpoints)
+    if latest is None:
+        return None, [*notes, "no complete checkpoint yet: the run begins anew"]
+    facts = checkpoint.read(latest)
+    assert facts is not None
+    differing = differences(facts["belongs_to"], wanted)
+    if differing and not anyway:
+        raise RunFolderError(
+            f"the checkpoint belongs to another run: {'; '.join(differing)}",
+            where=str(latest),
+            hint="put the settings back, or go on with the new ones: `--resume-anyway`",
+        )
+    notes += [f"resumed although it differs: {difference}" for difference in differing]
+    return latest, [*notes, f"going on from step {checkpoint.step_of(latest)}"]
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """`training.learning_rate was 0.002, is 0.0001`, one a differing value."""
+    found: list[str] = []
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += [f"{key}.{text}" for text in differences(old, new)]
+        elif old != new:
+            found.append(f"{key} was {_brief(old)}, is {_brief(new)}")
+    return found
+
+
+def _brief(value: Any) -> str:
+    return str(value) if len(str(value)) <= 40 else f"{str(value)[:12]}…"
