@@ -80,7 +80,7 @@ def test_loss_is_the_mean_over_the_steps_trained_tokens(make_config: MakeConfig)
     for chat in ready.prepared.train:
         ids = torch.tensor([chat.ids])
         labels = torch.where(torch.tensor([chat.trained_flags()], dtype=torch.bool), ids, -100)
-        total += float(model(ids, labels=labels).loss) * chat.num_trained_tokens
+        total += float(model(ids, labels=labels).loss.detach()) * chat.num_trained_tokens
     mean = total / int(ready.prepared.train.num_trained_N.sum())
     assert result.first_loss == pytest.approx(mean, rel=1e-5)
 

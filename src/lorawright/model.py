@@ -8,6 +8,7 @@ weight, below bfloat16's resolution of 4e-3, so a bfloat16 adapter does not move
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,26 @@ def _quantization(settings: ModelSettings) -> BitsAndBytesConfig | None:
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
     """Transformers' tokenizer: what is saved with the adapter."""
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
+def refuse_other_ids(tokenizer: Any, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> None:
+    """Transformers' tokenizer must read texts as the ids that are trained on.
+
+    It rebuilds some tokenizers from their vocabulary (transformers 5) instead of reading
+    tokenizer.json; what is saved with the adapter, and used by servers, is this one.
+
+    Raises:
+        ModelError: A text has other ids.
+    """
+    for text, expected in zip(texts, ids, strict=True):
+        got = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if list(got) != list(expected):
+            raise ModelError(
+                f"Transformers reads {text[:40]!r} as other ids than tokenizer.json",
+                where=str(tokenizer.name_or_path),
+                hint="save the tokenizer anew: "
+                "`AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`",
+            )
 
 
 def lora_config(settings: LoraSettings) -> LoraConfig:

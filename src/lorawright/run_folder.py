@@ -99,8 +99,9 @@ class RunFolder:
         stats: dict[str, Any],
         certificate: dict[str, Any],
         rejected: Iterable[Problem],
+        base_weights: str,
     ) -> None:
-        """Everything that is known before the first step."""
+        """Everything that is known before the first step; `base_weights`: the base's digest."""
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -110,11 +111,20 @@ class RunFolder:
                 hint="choose another `training.output`",
             ) from None
         checkpoint.write_atomically(self.config, dump_config(config, reasons).encode())
-        self._write_json(self.environment, environment(hardware))
+        self._write_json(
+            self.environment, {**environment(hardware), "base_weights_sha256": base_weights}
+        )
         self._write_json(self.certificate, certificate)
         self._write_json(self.path / "data.json", stats)
         lines = b"".join(orjson.dumps(asdict(problem)) + b"\n" for problem in rejected)
         checkpoint.write_atomically(self.path / "rejected.jsonl", lines)
+
+    def base_weights(self) -> str | None:
+        """Digest of the base the run was trained on; None if it was not noted."""
+        if not self.environment.is_file():
+            return None
+        found = orjson.loads(self.environment.read_bytes()).get("base_weights_sha256")
+        return None if found is None else str(found)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         with open(self.metrics, "ab") as file:

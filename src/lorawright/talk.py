@@ -6,7 +6,6 @@ for piece in talker.answer([{"role": "user", "content": "Hi"}]): ...
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import torch
 from peft import PeftModel
 from transformers import GenerationConfig, TextIteratorStreamer
 
-from lorawright import chat, hardware, hub, model
+from lorawright import chat, checkpoint, hardware, hub, model
 from lorawright.config.schema import Dtype, ModelSettings
 from lorawright.errors import ModelError, RunFolderError
 from lorawright.run_folder import RunFolder
@@ -61,6 +60,7 @@ class Talker:
         folder = hub.model_folder(
             settings.name, settings.revision, with_code=settings.trust_remote_code
         )
+        _refuse_other_base(run, settings.name, folder)
         facts = hardware.detect()
         if settings.dtype is Dtype.AUTO:
             dtype = Dtype.BFLOAT16 if facts.bfloat16 else Dtype.FLOAT32
@@ -139,10 +139,19 @@ class Talker:
         )
 
 
+def _refuse_other_base(run: RunFolder, name: str, folder: Path) -> None:
+    """The base may have moved; it may not have changed."""
+    trained_on = run.base_weights()
+    if trained_on is not None and trained_on != hub.weights_digest(folder):
+        raise ModelError(
+            "holds other weights than the base that this adapter was trained on",
+            where=name,
+            hint=f"put back the model that {run.path} was trained with, or train anew",
+        )
+
+
 def adapter_folder(run: RunFolder) -> Path:
     """The finished adapter, or that of the newest complete checkpoint."""
-    from lorawright import checkpoint
-
     if (run.adapter / "adapter_config.json").is_file():
         return run.adapter
     latest = checkpoint.latest(run.checkpoints)
@@ -161,13 +170,3 @@ def end_tokens(folder: Path, name: str, base: Any) -> list[int]:
     listed = base.generation_config.eos_token_id
     others = listed if isinstance(listed, list) else [] if listed is None else [listed]
     return list(dict.fromkeys([marks.end_id, *others]))
-
-
-def weights_digest(folder: Path) -> str:
-    """Names and sizes of a model's weight files: enough to notice another base of one shape."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(f"{path.name} {path.stat().st_size}".encode())
-        with open(path, "rb") as file:
-            digest.update(file.read(1 << 20))
-    return digest.hexdigest()

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lorawright import checkpoint, estimate, hardware, hub, model, prepare, resume
+from lorawright import chat, checkpoint, estimate, hardware, hub, model, prepare, resume
 from lorawright.config.schema import Config
 from lorawright.errors import TrainError
 from lorawright.model import Trainable
@@ -27,6 +28,8 @@ from lorawright.resolve import Resolved, resolve
 from lorawright.run_folder import RunFolder
 from lorawright.signals import stop_on_signals
 from lorawright.trainer import PlannedTrainer, StepRecord, Watcher, sft_config
+
+NUM_COMPARED = 32  # chats that both tokenizers read before training
 
 
 class Start(StrEnum):
@@ -223,11 +226,19 @@ def _build_trainer(
         plan=ready.plan,
         train=ready.prepared.train,
         evaluation=ready.prepared.eval,
-        tokenizer=model.load_tokenizer(
-            ready.model_folder, trust_remote_code=config.model.trust_remote_code
-        ),
+        tokenizer=_load_tokenizer(ready),
         watcher=watcher,
     )
+
+
+def _load_tokenizer(ready: Ready) -> Any:
+    """Transformers' tokenizer, compared with ours on the first chats."""
+    settings = ready.config.model
+    found = model.load_tokenizer(ready.model_folder, trust_remote_code=settings.trust_remote_code)
+    ours = chat.load(ready.model_folder, settings.name)
+    texts = [ours.decode(row.ids) for row in islice(ready.prepared.train, NUM_COMPARED)]
+    model.refuse_other_ids(found, texts, ours.encode(texts))
+    return found
 
 
 def _write_facts(folder: RunFolder, ready: Ready) -> None:
@@ -238,6 +249,7 @@ def _write_facts(folder: RunFolder, ready: Ready) -> None:
         ready.prepared.stats,
         ready.prepared.certificate,
         ready.prepared.rejected,
+        hub.weights_digest(ready.model_folder),
     )
 
 

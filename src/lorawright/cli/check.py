@@ -60,6 +60,8 @@ def _print_summary(prepared: object) -> None:
             f"{file['split']}: {file['file']}: {console.number(file['num_rows'])} rows, "
             f"format {file['format']}"
         )
+        if file["unused_keys"]:
+            out.print(f"  columns not used: {', '.join(file['unused_keys'])}", markup=False)
     for name, part in (("train", stats), ("eval", stats["eval"])):
         if part is None or not part["num_chats"]:
             continue

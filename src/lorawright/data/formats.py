@@ -72,7 +72,9 @@ def _by_keys(row: dict[str, Any], keys: Any) -> Format | None:
 
 def _is_from_value(value: Any) -> bool:
     first = value[0] if isinstance(value, list) and value else None
-    return isinstance(first, dict) and "from" in first and first.get("role") is None
+    if not isinstance(first, dict) or "from" not in first:
+        return False
+    return first.get("value") is not None or first.get("role") is None
 
 
 def parse_row(row: Any, format: Format, because: str) -> Chat | list[Finding]:

@@ -215,13 +215,14 @@ def _parse_calls(
     calls, legacy = item.get("tool_calls"), item.get(FUNCTION_CALL)
     if not calls and not legacy and (calls is None or calls == []):
         return ()
-    key = "tool_calls" if calls is not None else FUNCTION_CALL
+    is_legacy = bool(legacy) and not calls
+    key = FUNCTION_CALL if is_legacy else "tool_calls"
     here = f"{path}.{key}"
     if calls and legacy:
         draft.find(f"{path}.{FUNCTION_CALL}", "stands beside tool_calls", "keep one of the two")
     if role not in (Role.ASSISTANT, None):
         draft.find(here, f"stands in a {role} message", "only the assistant calls tools")
-    if calls is None:
+    if is_legacy:
         found = [_parse_call(legacy, here, draft)]
     elif isinstance(calls, list):
         found = [_parse_call(call, f"{here}[{index}]", draft) for index, call in enumerate(calls)]
