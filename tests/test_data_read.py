@@ -178,7 +178,7 @@ def test_array_rows_know_their_lines(tmp_path: Path) -> None:
 
 
 def test_broken_array_row_has_line_and_column_and_reading_goes_on(tmp_path: Path) -> None:
-    broken = ['{"a": "open}', '{"a": [1}', '{"a": nope}', '{"a": 1', '{"a" 1}', '{"a": 1} {}']
+    broken = ['{"a": "open}', '{"a": [1}', '{"a": nope}', '{"a": 1]}', '{"a" 1}', '{"a": 1} {}']
     lines = ["[", '{"a": 0},']
     for text in broken:
         lines += [text + ",", '{"a": "good"},']
@@ -190,13 +190,38 @@ def test_broken_array_row_has_line_and_column_and_reading_goes_on(tmp_path: Path
     assert [line for line, _ in rows] == [2, 4, 6, 8, 10, 12, 14, 15]
 
 
+def test_row_that_is_not_closed_ends_at_the_next_row(tmp_path: Path) -> None:
+    for indent, first in ((2, "  {"), (0, "{")):
+        rows = [json.dumps({"a": index}, indent=indent or None) for index in range(4)]
+        rows[1] = rows[1].removesuffix("}")
+        text = "[\n" + ",\n".join(rows).replace("{", first) + "\n]"
+        found, problems = read(write(tmp_path / "x.json", text))
+        assert [row["a"] for _, row in found] == [0, 2, 3]
+        assert len(problems) == 1 and "end of data" in problems[0].message
+        assert text.splitlines()[(problems[0].line or 0) - 1].startswith(first)
+    rows, (problem,) = read(write(tmp_path / "y.json", '[\n{"a": 1}\n{"a": 2}\n]'))
+    assert (problem.line, problem.message) == (2, "no comma after this row")
+    assert rows == [(3, {"a": 2})]
+
+
+def test_array_without_indent_is_read(tmp_path: Path) -> None:
+    values = [{"a": 1}, {"a": {"b": [{}, {"c": 1}]}}]
+    rows, problems = read(write(tmp_path / "x.json", json.dumps(values, indent=0)))
+    assert [row for _, row in rows] == values and problems == []
+
+
+def test_many_broken_array_rows_take_linear_time() -> None:
+    text = "[\n" + '{"a": "x"\n,' * 10 + '{"a": 1,\n' * 20_000 + "]"
+    assert len(list(parse_array(text.encode(), "x"))) >= 20_000
+
+
 @pytest.mark.parametrize(
     ("text", "num_rows", "message"),
     [
         ('[{"a": 1}, {"a": 2}', 2, "is not closed"),
-        ('[{"a": 1}, ]', 1, "is not JSON"),
+        ('[{"a": 1}, ]', 1, "missing after a comma"),
         ('[{"a": 1}] [2]', 1, "follows the end"),
-        ("[", 0, "is not"),
+        ("[", 0, "is not closed"),
     ],
 )
 def test_array_that_ends_wrong(tmp_path: Path, text: str, num_rows: int, message: str) -> None:

@@ -10,7 +10,7 @@ from lorawright.cli.options import ConfigFile, Json, Overrides
 
 
 def check(config: ConfigFile, set_: Overrides = None, json: Json = False) -> None:
-    """List every problem of a config and its data, and prove the masks. Needs no torch."""
+    """List every problem of config and data, and prove the masks."""
     from lorawright import prepare
     from lorawright.cli import console
     from lorawright.cli.progress import RowCounter

@@ -6,7 +6,7 @@ from lorawright.cli.options import Json
 
 
 def doctor(json: Json = False) -> None:
-    """Show versions, hardware and what `auto` means on this machine."""
+    """Show versions, hardware and what `auto` means here."""
     from lorawright import doctor as stage
     from lorawright.cli import console
     from lorawright.cli.quiet import quiet

@@ -13,7 +13,7 @@ def init(
         str, typer.Option(help="A hub id, a folder, or `tiny`.")
     ] = "Qwen/Qwen2.5-0.5B-Instruct",
 ) -> None:
-    """Write config.yaml and a few example chats to start from."""
+    """Write a config and example chats to start from."""
     from lorawright.cli import console
     from lorawright.starter import write_project
 

@@ -19,7 +19,7 @@ def inspect(
     set_: Overrides = None,
     json: Json = False,
 ) -> None:
-    """Show what the trainer sees: trained tokens in green and between ⟦ ⟧."""
+    """Show which tokens are trained: those between ⟦ ⟧."""
     from itertools import islice
 
     from lorawright import chat, hub, prepare, view

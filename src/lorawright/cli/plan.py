@@ -6,7 +6,7 @@ from lorawright.cli.options import ConfigFile, Json, Overrides
 
 
 def plan(config: ConfigFile, set_: Overrides = None, json: Json = False) -> None:
-    """Show the steps of a run, its tokens, its memory and its time."""
+    """Show the steps of a run, its memory and its time."""
     from lorawright import train
     from lorawright.cli import console
     from lorawright.cli.progress import RowCounter

@@ -12,7 +12,7 @@ import typer
 def quickstart(
     folder: Annotated[str, typer.Argument(metavar="[DIR]", help="Where it writes.")] = "quickstart",
 ) -> None:
-    """Fine-tune the model inside the package: under a minute, no network, no GPU."""
+    """Fine-tune the model in the package: a minute, no network."""
     from lorawright.cli import console
     from lorawright.cli.check import check
     from lorawright.cli.inspect import inspect

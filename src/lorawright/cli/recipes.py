@@ -13,7 +13,7 @@ def recipes(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this one.")] = None,
     file: Annotated[str | None, typer.Argument(metavar="[FILE]", help="Copy it there.")] = None,
 ) -> None:
-    """List the configs that come with lorawright, print one, or copy it."""
+    """List, print or copy the configs that come with lorawright."""
     from lorawright.cli import console
     from lorawright.errors import ConfigError
     from lorawright.starter import find_recipe, list_recipes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,7 +30,7 @@ def train(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Train, from the first step or from the newest complete checkpoint."""
+    """Train; `--resume` goes on from the newest checkpoint."""
     from lorawright.cli import console
     from lorawright.cli.quiet import quiet
     from lorawright.cli.screen import TrainScreen
@@ -63,9 +64,11 @@ def train(
     elif result.stopped_by is None:
         print_result(result)
     if result.stopped_by is not None:
+        overrides = "".join(f"--set {shlex.quote(override)} " for override in set_ or [])
         console.err().print(
             f"stopped by {result.stopped_by.name}, saved; go on with: "
-            f"lorawright train {config} --resume"
+            f"lorawright train {shlex.quote(config)} {overrides}--resume",
+            markup=False,
         )
         raise typer.Exit(130 if result.stopped_by.name == "SIGINT" else 0)
 

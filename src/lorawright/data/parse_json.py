@@ -136,34 +136,39 @@ def _surrogates(value: Any, path: str) -> Iterator[tuple[str, str]]:
 def parse_array(data: bytes, file: str) -> Iterator[RawRow | Problem]:
     """The rows of a JSON array.
 
-    After a broken row, reading goes on where the next line starts a row as the first row was
-    started (same indent): a raw line end never stands inside a JSON string.
+    Where every row starts a line with the same indent, a broken row ends at the next such line at
+    the latest (a raw line end never stands inside a JSON string), and reading goes on there.
     """
-    start = _skip_blank(data, 3 if data.startswith(BOM) else 0) + 1
+    start = _skip_blank(data, len(BOM) if data.startswith(BOM) else 0) + 1
     mark = _row_mark(data, start)
     line, counted = 1, 0
     is_first = True
     while True:
-        end = _row_end(data, start)
-        begin = min(_skip_blank(data, start), end)
+        begin = _skip_blank(data, start)
         line, counted = line + data.count(b"\n", counted, begin), begin
-        is_last = data[end : end + 1] != b","
-        if begin == end and is_first and is_last and end < len(data):
+        next_row = data.find(mark, begin) if mark else -1
+        end = _row_end(data, begin, next_row)
+        ending = data[end : end + 1]
+        if is_first and begin == end and ending == b"]":
             break
-        item = parse_value(data[begin:end].rstrip(BLANK) or b",", file, line, begin)
-        if isinstance(item, Problem) and item.kind is not Kind.SHAPE:
-            again = data.find(mark, begin, end) if mark else -1
-            if again >= 0:
-                broken = data[begin:again].rstrip(BLANK).removesuffix(b",")
-                cut = parse_value(broken, file, line, begin)
-                yield cut if isinstance(cut, Problem) else item
-                start, is_first = again + 1, False
-                continue
-        yield item
-        if is_last:
+        raw = data[begin:end].rstrip(BLANK)
+        yield _array_row(raw, file, line, begin, is_open=end == next_row)
+        if ending not in (b",", b"\n"):
             break
         start, is_first = end + 1, False
     yield from _after_array(data, end, file, line + data.count(b"\n", counted, end))
+
+
+def _array_row(raw: bytes, file: str, line: int, offset: int, *, is_open: bool) -> RawRow | Problem:
+    """`is_open`: the next row starts, and no comma stood between the two."""
+    if not raw:
+        message, hint = "a row is missing after a comma", "remove the comma, or write the row"
+        return Problem(file, line, "", message, hint, Kind.SYNTAX)
+    item = parse_value(raw.removesuffix(b",") if is_open else raw, file, line, offset)
+    if is_open and isinstance(item, RawRow):
+        message, hint = "no comma after this row", "rows of an array have a comma between them"
+        return Problem(file, line, "", message, hint, Kind.SYNTAX)
+    return item
 
 
 def _after_array(data: bytes, end: int, file: str, line: int) -> Iterator[Problem]:
@@ -183,16 +188,31 @@ def _skip_blank(data: bytes, start: int) -> int:
 
 
 def _row_mark(data: bytes, start: int) -> bytes | None:
-    """Line end, indent and brace before the first row, if it starts a line of its own."""
+    """Line end, indent and brace, if that is how rows start and nothing inside a row does.
+
+    Without indent only one row a line is sure: in `json.dumps(rows, indent=0)` inner objects stand
+    at the start of a line as well.
+    """
     begin = _skip_blank(data, start)
     line_end = data.rfind(b"\n", start, begin)
-    return data[line_end : begin + 1] if line_end >= 0 and data[begin : begin + 1] == b"{" else None
+    if line_end < 0 or data[begin : begin + 1] != b"{":
+        return None
+    mark = data[line_end : begin + 1]
+    is_indented = len(mark) > len(b"\n{")
+    return mark if is_indented or data.find(mark, begin) == data.find(b"\n", begin) else None
 
 
-def _row_end(data: bytes, start: int) -> int:
-    """Position of the comma or bracket that ends the row, or of the end of the data."""
+def _row_end(data: bytes, start: int, next_row: int) -> int:
+    """Position of the comma or bracket that ends the row; the next row, or the end of the data.
+
+    Args:
+        data: The file.
+        start: Where the row starts.
+        next_row: Where the next one must have started; -1: not known, or there is none.
+    """
+    stop = len(data) if next_row < 0 else next_row
     opened = bytearray()
-    for match in TOKEN.finditer(data, start):
+    for match in TOKEN.finditer(data, start, stop):
         token = data[match.start()]
         if token in b"[{":
             opened.append(token)
@@ -200,8 +220,8 @@ def _row_end(data: bytes, start: int) -> int:
             at = opened.rfind(CLOSES[token])
             if at >= 0:
                 del opened[at:]
-            elif token == ord("]"):
+            elif token == ord("]") and next_row < 0:
                 return match.start()
         elif token == ord(",") and not opened:
             return match.start()
-    return len(data)
+    return stop
