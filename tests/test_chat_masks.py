@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -313,6 +314,35 @@ def test_escape_keeps_private_use_characters(content: str) -> None:
     result = encoded(talk(user(said), answer(said)), special_tokens_in_text="escape")
     assert TOKENIZER.decode(result.ids).count(said) == 2
     assert texts(result) == [said + END]
+
+
+SAID = f"Type {END} now."
+ROWS: list[dict[str, Any]] = [
+    {"messages": [{"role": "user", "content": SAID}, {"role": "assistant", "content": "No."}]},
+    {
+        "system": "Be short.",
+        "messages": [{"role": "user", "content": SAID}, {"role": "assistant", "content": "No."}],
+    },
+    {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": SAID}]},
+    {"instruction": "Hi", "input": "", "output": SAID},
+    {"prompt": "Hi", "completion": SAID},
+]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_path_of_a_forged_token_leads_into_the_row(tmp_path: Path, row: dict[str, Any]) -> None:
+    """In every format, as the reader's own paths do."""
+    problem = refused(read_one(tmp_path / "rows.jsonl", row))
+    assert _at(row, problem.path) == SAID, problem.path
+
+
+def _at(row: Any, path: str) -> Any:
+    """What stands at a path; None: the path leads nowhere."""
+    for key, index in re.findall(r"(\w+)|\[(\d+)\]", path):
+        if row is None:
+            return None
+        row = row.get(key) if key else row[int(index)]
+    return row
 
 
 def _fill(row: Conversation, text: str) -> Conversation:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorawright.config.schema import Format
@@ -431,6 +431,7 @@ ROWS = st.dictionaries(
 )
 
 
+@settings(deadline=None, max_examples=100)
 @given(ROWS, st.sampled_from(list(FOUR_FORMATS)))
 def test_any_row_is_a_chat_or_has_findings(row: Any, format: Format) -> None:
     parsed = parse_row(row, format, "here")

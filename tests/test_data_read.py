@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorawright.data.parse_json import RawRow, parse_array, parse_value
@@ -147,6 +147,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(JSON_VALUES, min_size=1, max_size=6), st.sampled_from([None, 0, 2]), st.booleans())
 def test_array_scanner_finds_the_rows_json_finds(
     values: list[Any], indent: int | None, is_ascii: bool
@@ -157,6 +158,7 @@ def test_array_scanner_finds_the_rows_json_finds(
     assert [row.value for row in rows] == values
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(JSON_VALUES, min_size=1, max_size=6), st.data())
 def test_array_scanner_ends_on_any_cut(values: list[Any], data: st.DataObject) -> None:
     raw = json.dumps(values, indent=1).encode()
@@ -211,8 +213,9 @@ def test_array_without_indent_is_read(tmp_path: Path) -> None:
 
 
 def test_many_broken_array_rows_take_linear_time() -> None:
-    text = "[\n" + '{"a": "x"\n,' * 10 + '{"a": 1,\n' * 20_000 + "]"
-    assert len(list(parse_array(text.encode(), "x"))) >= 20_000
+    text = "[\n" + '{"a": 1,\n' * 50_000 + "]"
+    items = list(parse_array(text.encode(), "x"))
+    assert [item.line for item in items] == list(range(2, 50_002))
 
 
 @pytest.mark.parametrize(

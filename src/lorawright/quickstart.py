@@ -21,7 +21,7 @@ data:
 training:
   output: run
   epochs: 3
-  learning_rate: 5.0e-3              # a tiny model needs large steps; Qwen2.5 does not
+  learning_rate: 1.0e-2              # a tiny model needs large steps; Qwen2.5 does not
   eval_steps: 40
   save_steps: 40
 """

@@ -18,7 +18,7 @@ from lorawright.types import Kind, Problem
 
 BOM = b"\xef\xbb\xbf"
 BLANK = b" \t\r\n"
-TOKEN = re.compile(rb'"(?>[^"\\]+|\\.)*+"|[\[\]{},]', re.DOTALL)
+TOKEN = re.compile(rb'"(?>[^"\\\n]+|\\[^\n])*+"?|[\[\]{},]')  # a raw line end closes a string too
 NO_NUMBER = re.compile(r"-?(NaN|Infinity|nan|inf)\b")
 CLOSES = {ord("}"): ord("{"), ord("]"): ord("[")}
 
@@ -136,23 +136,27 @@ def _surrogates(value: Any, path: str) -> Iterator[tuple[str, str]]:
 def parse_array(data: bytes, file: str) -> Iterator[RawRow | Problem]:
     """The rows of a JSON array.
 
-    Where every row starts a line with the same indent, a broken row ends at the next such line at
-    the latest (a raw line end never stands inside a JSON string), and reading goes on there.
+    From the first broken row on, a row ends at the latest where a line starts like the first row's
+    (a raw line end never stands inside a JSON string), and reading goes on there.
     """
     start = _skip_blank(data, len(BOM) if data.startswith(BOM) else 0) + 1
     mark = _row_mark(data, start)
     line, counted = 1, 0
-    is_first = True
+    is_first, is_broken = True, False
     while True:
         begin = _skip_blank(data, start)
         line, counted = line + data.count(b"\n", counted, begin), begin
-        next_row = data.find(mark, begin) if mark else -1
+        next_row = data.find(mark, begin) if mark and is_broken else -1
         end = _row_end(data, begin, next_row)
         ending = data[end : end + 1]
         if is_first and begin == end and ending == b"]":
             break
         raw = data[begin:end].rstrip(BLANK)
-        yield _array_row(raw, file, line, begin, is_open=end == next_row)
+        item = _array_row(raw, file, line, begin, is_open=end == next_row)
+        if not is_broken and isinstance(item, Problem) and item.kind is not Kind.SHAPE:
+            is_broken = True
+            continue
+        yield item
         if ending not in (b",", b"\n"):
             break
         start, is_first = end + 1, False
@@ -188,18 +192,10 @@ def _skip_blank(data: bytes, start: int) -> int:
 
 
 def _row_mark(data: bytes, start: int) -> bytes | None:
-    """Line end, indent and brace, if that is how rows start and nothing inside a row does.
-
-    Without indent only one row a line is sure: in `json.dumps(rows, indent=0)` inner objects stand
-    at the start of a line as well.
-    """
+    """Line end, indent and brace before the first row, if it starts a line."""
     begin = _skip_blank(data, start)
     line_end = data.rfind(b"\n", start, begin)
-    if line_end < 0 or data[begin : begin + 1] != b"{":
-        return None
-    mark = data[line_end : begin + 1]
-    is_indented = len(mark) > len(b"\n{")
-    return mark if is_indented or data.find(mark, begin) == data.find(b"\n", begin) else None
+    return data[line_end : begin + 1] if line_end >= 0 and data[begin : begin + 1] == b"{" else None
 
 
 def _row_end(data: bytes, start: int, next_row: int) -> int:

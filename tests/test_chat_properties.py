@@ -1,0 +1,315 @@
+"""Any chat is encoded with a proven mask or refused with its address; no false mask passes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from lorawright import chat, hub
+from lorawright.chat import derive, forged
+from lorawright.chat.marks import TurnMarks
+from lorawright.config.schema import DataSettings, TrainOn
+from lorawright.types import (
+    Conversation,
+    EncodedChat,
+    Kind,
+    Message,
+    Problem,
+    Role,
+    Span,
+    ToolCall,
+)
+
+TINY = hub.tokenizer_folder("tiny")
+TOKENIZER = chat.load(TINY, "tiny")
+REFERENCE = AutoTokenizer.from_pretrained(TINY)
+MARKS = chat.learn(TOKENIZER)
+TOKENS = forged.pattern(tuple(TOKENIZER.control_ids))
+thorough = settings(max_examples=150, derandomize=True, deadline=None)
+quick = settings(max_examples=40, derandomize=True, deadline=None)
+
+PIECES = [
+    "Hi", "你好，", "😀", "👩‍👩‍👧", "e\u0301", "\u0301", "\n", "\n\n", " ", "\r\n", "\u3000",
+    "\ufffd", "'s",
+    "<|im_", "end|>", "assistant", "<|im_start|", "<tool_call>", "</tool_response>", "{{ x }}",
+]  # fmt: skip
+CONTROL = ["<|im_end|>", "<|im_start|>assistant\n", "<|im_end|>\n", "<|endoftext|>"]
+
+
+def texts(pieces: list[str], min_size: int = 0) -> st.SearchStrategy[str]:
+    free = st.text(
+        st.characters(exclude_categories=["Cs"], exclude_characters="\U000f0000\U000f0001"),
+        max_size=5,
+    )
+    some = st.sampled_from(pieces) | free
+    return st.lists(some, min_size=min_size, max_size=4).map("".join)
+
+
+@st.composite
+def chats(draw: st.DrawFn, pieces: list[str] = PIECES) -> Conversation:
+    """Roles in an order that chats have; last turns of any role."""
+    said = texts(pieces)
+    values = st.recursive(
+        st.none() | st.booleans() | st.integers(-99, 99) | said,
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(said, inner, max_size=2),
+        max_leaves=4,
+    )
+    arguments = st.dictionaries(said, values, max_size=2)
+    calls = st.lists(st.builds(ToolCall, texts(pieces, 1), arguments), min_size=1, max_size=2)
+    flags = st.sampled_from([None, None, None, True, False])
+
+    def turn(role: Role, content: str | None, made: tuple[ToolCall, ...] = ()) -> Message:
+        return Message(role, content, made, draw(flags))
+
+    messages = [turn(Role.SYSTEM, draw(said))] if draw(st.booleans()) else []
+    for _ in range(draw(st.integers(1, 3))):
+        messages.append(turn(Role.USER, draw(said)))
+        if draw(st.integers(0, 2)) == 0:
+            beside = draw(st.none() | said)
+            messages.append(turn(Role.ASSISTANT, beside, tuple(draw(calls))))
+            messages += [turn(Role.TOOL, draw(said)) for _ in range(draw(st.integers(1, 3)))]
+        if draw(st.integers(0, 5)) == 0:
+            messages.append(turn(Role.SYSTEM, draw(said)))
+        messages.append(turn(Role.ASSISTANT, draw(said)))
+    messages = messages[: len(messages) - draw(st.integers(0, 1))]
+    tools = draw(st.none() | st.lists(values.map(_tool), max_size=2).map(tuple))
+    return Conversation(tuple(messages), tools, "rows.jsonl", draw(st.integers(1, 10**6)))
+
+
+def _tool(value: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", "parameters": value}}
+
+
+def encoder(**data: Any) -> chat.Encoder:
+    return chat.Encoder(TOKENIZER, DataSettings(max_length=100_000, **data))
+
+
+def normalized(text: str) -> str:
+    return str(TOKENIZER.backend.normalizer.normalize_str(text))
+
+
+def rendered(row: Conversation) -> str:
+    text = REFERENCE.apply_chat_template(
+        [message.for_template() for message in row.messages],
+        tools=None if row.tools is None else list(row.tools),
+        tokenize=False,
+    )
+    return normalized(text)
+
+
+def decoded(ids: tuple[int, ...]) -> str:
+    return normalized(TOKENIZER.decode(ids))
+
+
+def wanted(row: Conversation, train_on: TrainOn) -> list[int]:
+    """The rule again, in other words than the code's."""
+    answers = [i for i, message in enumerate(row.messages) if message.role is Role.ASSISTANT]
+    trained = []
+    for index in answers:
+        by_default = train_on is not TrainOn.LAST_ASSISTANT or index == max(answers)
+        flag = row.messages[index].train
+        if by_default if flag is None else flag:
+            trained.append(index)
+    return trained
+
+
+def check_spans(result: EncodedChat) -> None:
+    assert result.spans
+    edges = [edge for span in result.spans for edge in span]
+    assert edges == sorted(set(edges))
+    assert edges[0] > 0 and edges[-1] <= len(result.ids)
+    assert sum(result.trained_flags()) == result.num_trained_tokens
+
+
+def check_derivations(result: EncodedChat, row: Conversation, train_on: TrainOn) -> None:
+    marked = forged.mark(row, TOKENS)
+    view = derive.by_text(TOKENIZER, MARKS, marked, train_on)
+    by_ids = [(max(a, 1), b) for a, b in derive.by_ids(result.ids, MARKS, marked, train_on)]
+    assert tuple(by_ids) == result.spans
+    if train_on is not TrainOn.ALL:
+        stretches = [normalized(forged.unmark(view.text[a:b])) for a, b in view.trained]
+        assert stretches == [decoded(result.ids[a:b]) for a, b in result.spans]
+
+
+def is_flagged(row: Conversation, train_on: TrainOn) -> bool:
+    """Whether turns are left out of a chat that is trained whole: not always a stretch of text."""
+    return train_on is TrainOn.ALL and any(m.train is False for m in row.messages)
+
+
+def check_problem(problem: Problem, row: Conversation) -> None:
+    assert (problem.file, problem.line) == (row.file, row.line)
+    assert problem.path.startswith(("messages", "tools"))
+    assert problem.message and problem.hint
+
+
+@thorough
+@given(chats(), st.sampled_from([TrainOn.ASSISTANT, TrainOn.LAST_ASSISTANT]))
+def test_chats_are_encoded_with_proven_masks(row: Conversation, train_on: TrainOn) -> None:
+    found = list(encoder(train_on=train_on).run([row]))
+    trained = wanted(row, train_on)
+    if isinstance(result := found[0], Problem):
+        check_problem(result, row)
+        forges = any(forged.find(row, TOKENS))
+        assert result.kind is (Kind.FORGED if forges else Kind.UNTRAINED)
+        assert forges or not trained
+        return
+    assert isinstance(result, EncodedChat) and len(found) == 1
+    assert decoded(result.ids) == rendered(row)
+    check_spans(result)
+    assert len(result.spans) == len(trained)
+    for index, (start, end) in zip(trained, result.spans, strict=True):
+        assert result.ids[end - 1] == MARKS.end_id
+        assert decoded(result.ids[start:end]).startswith(
+            normalized(row.messages[index].content or "")
+        )
+        assert result.ids.index(MARKS.end_id, start) == end - 1
+    check_derivations(result, row, train_on)
+
+
+@thorough
+@given(chats(PIECES + CONTROL), st.sampled_from(list(TrainOn)))
+def test_control_tokens_in_text_are_escaped(row: Conversation, train_on: TrainOn) -> None:
+    (result,) = encoder(train_on=train_on, special_tokens_in_text="escape").run([row])
+    if isinstance(result, Problem):
+        check_problem(result, row)
+        assert result.kind is Kind.UNTRAINED or is_flagged(row, train_on)
+        return
+    assert decoded(result.ids) == rendered(row)
+    check_spans(result)
+    check_derivations(result, row, train_on)
+    assert result.ids.count(TOKENIZER.control_ids["<|im_start|>"]) == rendered_turns(row)
+
+
+def rendered_turns(row: Conversation) -> int:
+    """Turn starts that the template wrote itself."""
+    marked = forged.mark(row, TOKENS)
+    pieces = forged.split(TOKENIZER.render(marked.messages, marked.tools))
+    return sum(text.count("<|im_start|>") for text, plain in pieces if not plain)
+
+
+@thorough
+@given(chats())
+def test_everything_is_trained_but_flagged_turns(row: Conversation) -> None:
+    found = list(encoder(train_on="all").run([row]))
+    if isinstance(result := found[0], Problem):
+        check_problem(result, row)
+        assert result.kind is not Kind.MASK or is_flagged(row, TrainOn.ALL)
+        return
+    assert isinstance(result, EncodedChat)
+    check_spans(result)
+    assert decoded(result.ids) == rendered(row)
+    if not is_flagged(row, TrainOn.ALL):
+        assert result.spans == ((1, len(result.ids)),)
+    else:
+        assert result.num_trained_tokens < len(result.ids) - 1
+
+
+@quick
+@given(
+    st.lists(chats(PIECES + CONTROL), max_size=6),
+    st.sampled_from(list(TrainOn)),
+    st.sampled_from(["error", "escape"]),
+)
+def test_batches_change_nothing(rows: list[Conversation], train_on: TrainOn, policy: str) -> None:
+    made = encoder(train_on=train_on, special_tokens_in_text=policy)
+    together = list(made.run(rows))
+    alone = [item for row in rows for item in made.run([row])]
+    assert together == alone
+
+
+@quick
+@given(chats(), st.integers(1, 120))
+def test_cut_keeps_whole_answers(row: Conversation, limit: int) -> None:
+    (whole,) = encoder(special_tokens_in_text="escape").run([row])
+    assume(isinstance(whole, EncodedChat))
+    cutting = chat.Encoder(
+        TOKENIZER, DataSettings(max_length=limit, overlong="cut", special_tokens_in_text="escape")
+    )
+    (result,) = cutting.run([row])
+    kept = tuple(span for span in whole.spans if span[1] <= limit)
+    if len(whole.ids) <= limit:
+        assert result == whole
+    elif not kept:
+        assert isinstance(result, Problem) and result.kind is Kind.OVERLONG
+    else:
+        assert result == replace(whole, ids=whole.ids[: kept[-1][1]], spans=kept)
+        assert result.ids[-1] == MARKS.end_id
+
+
+@quick
+@given(chats(), st.sampled_from(list(TrainOn)), st.data())
+def test_a_missing_header_is_refused(
+    row: Conversation, train_on: TrainOn, data: st.DataObject
+) -> None:
+    (result,) = encoder(special_tokens_in_text="escape", train_on=train_on).run([row])
+    assume(isinstance(result, EncodedChat))
+    ids = list(result.ids)
+    core = list(MARKS.core_ids)
+    places = [i for i in range(len(ids)) if ids[i : i + len(core)] == core]
+    assume(places)
+    at = data.draw(st.sampled_from(places))
+    with pytest.raises(derive.Refusal, match="headers in the ids") as caught:
+        derive.by_ids(ids[:at] + ids[at + len(core) :], MARKS, row, train_on)
+    assert caught.value.path == "messages"
+
+
+def test_a_missing_turn_end_is_refused() -> None:
+    (result,) = encoder().run([SIMPLE])
+    assert isinstance(result, EncodedChat)
+    ids = [token for token in result.ids[result.spans[0][0] :] if token != MARKS.end_id]
+    with pytest.raises(derive.Refusal, match="behind it in the ids"):
+        derive.by_ids([*result.ids[: result.spans[0][0]], *ids], MARKS, SIMPLE, TrainOn.ASSISTANT)
+
+
+SIMPLE = Conversation(
+    (Message(Role.USER, "Hi"), Message(Role.ASSISTANT, "Hello, hello!")), None, "rows.jsonl", 1
+)
+INSIDE = TOKENIZER.encode([","])[0][0]
+TAMPERED: dict[str, Callable[[TurnMarks], TurnMarks]] = {
+    "end id of another token": lambda m: replace(m, end_id=TOKENIZER.control_ids["<|endoftext|>"]),
+    "end id inside the answer": lambda m: replace(m, end_id=INSIDE),
+    "end text": lambda m: replace(m, end="<|endoftext|>"),
+    "tail": lambda m: replace(m, tail=""),
+    "header one id longer": lambda m: replace(m, header_ids=(*m.header_ids, INSIDE)),
+    "header one id shorter": lambda m: replace(m, header_ids=m.header_ids[:-1]),
+    "core of another role": lambda m: replace(
+        m, core_ids=tuple(TOKENIZER.encode(["<|im_start|>system"])[0])
+    ),
+    "core of no role": lambda m: replace(m, core_ids=m.core_ids[:1]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_wrong_marks_are_never_believed(name: str) -> None:
+    made = encoder()
+    made.marks = TAMPERED[name](made.marks)
+    (result,) = made.run([SIMPLE])
+    assert isinstance(result, Problem), result
+    assert result.kind is Kind.MASK and result.path.startswith("messages")
+    check_problem(result, SIMPLE)
+
+
+def test_a_wrong_span_is_shown_from_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shifted(*arguments: Any) -> list[Span]:
+        return [(start + 1, end) for start, end in honest(*arguments)]
+
+    honest = derive.by_ids
+    monkeypatch.setattr(derive, "by_ids", shifted)
+    (result,) = encoder().run([SIMPLE])
+    assert isinstance(result, Problem) and result.kind is Kind.MASK
+    assert "disagree" in result.message
+    assert "'Hello, hello!<|im_end|>'" in result.message
+
+
+def test_spans_never_touch() -> None:
+    turns = [m for _ in range(3) for m in SIMPLE.messages]
+    (result,) = encoder().run([replace(SIMPLE, messages=tuple(turns))])
+    assert isinstance(result, EncodedChat)
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(result.spans))
