@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -35,52 +36,67 @@ TOKENS = forged.pattern(tuple(TOKENIZER.control_ids))
 thorough = settings(max_examples=150, derandomize=True, deadline=None)
 quick = settings(max_examples=40, derandomize=True, deadline=None)
 
-PIECES = [
+PIECES = (
     "Hi", "你好，", "😀", "👩‍👩‍👧", "e\u0301", "\u0301", "\n", "\n\n", " ", "\r\n", "\u3000",
-    "\ufffd", "'s",
-    "<|im_", "end|>", "assistant", "<|im_start|", "<tool_call>", "</tool_response>", "{{ x }}",
-]  # fmt: skip
-CONTROL = ["<|im_end|>", "<|im_start|>assistant\n", "<|im_end|>\n", "<|endoftext|>"]
+    "\ufffd", "<|im_", "end|>", "assistant", "<|im_start|", "<tool_call>", "</tool_call>", "{{ x }}",
+)  # fmt: skip
+CONTROL = ("<|im_end|>", "<|im_start|>assistant\n", "<|im_end|>\n", "<|endoftext|>")
+FREE = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters=forged.START + forged.END),
+    max_size=5,
+)
+FLAGS = st.sampled_from([None, None, None, True, False])
 
 
-def texts(pieces: list[str], min_size: int = 0) -> st.SearchStrategy[str]:
-    free = st.text(
-        st.characters(exclude_categories=["Cs"], exclude_characters="\U000f0000\U000f0001"),
-        max_size=5,
-    )
-    some = st.sampled_from(pieces) | free
+@cache
+def texts(pieces: tuple[str, ...], min_size: int = 0) -> st.SearchStrategy[str]:
+    some = st.sampled_from(pieces) | FREE
     return st.lists(some, min_size=min_size, max_size=4).map("".join)
 
 
-@st.composite
-def chats(draw: st.DrawFn, pieces: list[str] = PIECES) -> Conversation:
-    """Roles in an order that chats have; last turns of any role."""
+@cache
+def objects(pieces: tuple[str, ...]) -> st.SearchStrategy[dict[str, Any]]:
+    """JSON objects, such as the arguments of a call."""
     said = texts(pieces)
     values = st.recursive(
         st.none() | st.booleans() | st.integers(-99, 99) | said,
         lambda inner: st.lists(inner, max_size=2) | st.dictionaries(said, inner, max_size=2),
         max_leaves=4,
     )
-    arguments = st.dictionaries(said, values, max_size=2)
-    calls = st.lists(st.builds(ToolCall, texts(pieces, 1), arguments), min_size=1, max_size=2)
-    flags = st.sampled_from([None, None, None, True, False])
+    return st.dictionaries(said, values, max_size=2)
+
+
+@cache
+def calls(pieces: tuple[str, ...]) -> st.SearchStrategy[tuple[ToolCall, ...]]:
+    one = st.builds(ToolCall, texts(pieces, 1), objects(pieces))
+    return st.lists(one, min_size=1, max_size=2).map(tuple)
+
+
+@cache
+def tools(pieces: tuple[str, ...]) -> st.SearchStrategy[tuple[dict[str, Any], ...] | None]:
+    return st.none() | st.lists(objects(pieces).map(_tool), max_size=2).map(tuple)
+
+
+@st.composite
+def chats(draw: st.DrawFn, pieces: tuple[str, ...] = PIECES) -> Conversation:
+    """Roles in an order that chats have; last turns of any role."""
+    said = texts(pieces)
 
     def turn(role: Role, content: str | None, made: tuple[ToolCall, ...] = ()) -> Message:
-        return Message(role, content, made, draw(flags))
+        return Message(role, content, made, draw(FLAGS))
 
     messages = [turn(Role.SYSTEM, draw(said))] if draw(st.booleans()) else []
     for _ in range(draw(st.integers(1, 3))):
         messages.append(turn(Role.USER, draw(said)))
         if draw(st.integers(0, 2)) == 0:
-            beside = draw(st.none() | said)
-            messages.append(turn(Role.ASSISTANT, beside, tuple(draw(calls))))
+            messages.append(turn(Role.ASSISTANT, draw(st.none() | said), draw(calls(pieces))))
             messages += [turn(Role.TOOL, draw(said)) for _ in range(draw(st.integers(1, 3)))]
         if draw(st.integers(0, 5)) == 0:
             messages.append(turn(Role.SYSTEM, draw(said)))
         messages.append(turn(Role.ASSISTANT, draw(said)))
     messages = messages[: len(messages) - draw(st.integers(0, 1))]
-    tools = draw(st.none() | st.lists(values.map(_tool), max_size=2).map(tuple))
-    return Conversation(tuple(messages), tools, "rows.jsonl", draw(st.integers(1, 10**6)))
+    line = draw(st.integers(1, 10**6))
+    return Conversation(tuple(messages), draw(tools(pieces)), "rows.jsonl", line)
 
 
 def _tool(value: Any) -> dict[str, Any]:
@@ -138,9 +154,13 @@ def check_derivations(result: EncodedChat, row: Conversation, train_on: TrainOn)
         assert stretches == [decoded(result.ids[a:b]) for a, b in result.spans]
 
 
-def is_flagged(row: Conversation, train_on: TrainOn) -> bool:
-    """Whether turns are left out of a chat that is trained whole: not always a stretch of text."""
-    return train_on is TrainOn.ALL and any(m.train is False for m in row.messages)
+def has_flags(row: Conversation) -> bool:
+    return any(message.train is False for message in row.messages)
+
+
+def has_tools_in_a_row(row: Conversation) -> bool:
+    """Tool messages that share one turn, so that turns and messages are not one to one."""
+    return any(a.role is b.role is Role.TOOL for a, b in itertools.pairwise(row.messages))
 
 
 def check_problem(problem: Problem, row: Conversation) -> None:
@@ -179,7 +199,8 @@ def test_control_tokens_in_text_are_escaped(row: Conversation, train_on: TrainOn
     (result,) = encoder(train_on=train_on, special_tokens_in_text="escape").run([row])
     if isinstance(result, Problem):
         check_problem(result, row)
-        assert result.kind is Kind.UNTRAINED or is_flagged(row, train_on)
+        assert result.kind in (Kind.UNTRAINED, Kind.MASK)
+        assert result.kind is Kind.UNTRAINED or train_on is TrainOn.ALL
         return
     assert decoded(result.ids) == rendered(row)
     check_spans(result)
@@ -200,12 +221,12 @@ def test_everything_is_trained_but_flagged_turns(row: Conversation) -> None:
     found = list(encoder(train_on="all").run([row]))
     if isinstance(result := found[0], Problem):
         check_problem(result, row)
-        assert result.kind is not Kind.MASK or is_flagged(row, TrainOn.ALL)
+        assert result.kind is not Kind.MASK or (has_flags(row) and has_tools_in_a_row(row))
         return
     assert isinstance(result, EncodedChat)
     check_spans(result)
     assert decoded(result.ids) == rendered(row)
-    if not is_flagged(row, TrainOn.ALL):
+    if not has_flags(row):
         assert result.spans == ((1, len(result.ids)),)
     else:
         assert result.num_trained_tokens < len(result.ids) - 1

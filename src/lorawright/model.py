@@ -18,7 +18,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from lorawright import attention
+from lorawright import attention, dropout
 from lorawright.config.schema import (
     Dtype,
     LoraSettings,
@@ -150,6 +150,7 @@ def add_adapter(base: Any, settings: LoraSettings, seed: int) -> PeftModel:
             hint="leave `lm_head` out; `all-linear` does",
         )
     to_float32(model)
+    dropout.share(model, settings.dropout)
     return model
 
 
