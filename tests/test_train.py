@@ -124,7 +124,7 @@ def test_head_equals_cross_entropy() -> None:
     logits = expected_hidden @ weight.T + bias
     expected = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
     (expected * 0.5).backward()
-    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert int(hits) == int((logits.argmax(-1) == targets).sum())
     assert expected_hidden.grad is not None
     assert torch.allclose(hidden.grad, expected_hidden.grad, atol=1e-5)  # type: ignore[arg-type]
