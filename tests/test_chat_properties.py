@@ -38,7 +38,8 @@ quick = settings(max_examples=40, derandomize=True, deadline=None)
 
 PIECES = (
     "Hi", "你好，", "😀", "👩‍👩‍👧", "e\u0301", "\u0301", "\n", "\n\n", " ", "\r\n", "\u3000",
-    "\ufffd", "<|im_", "end|>", "assistant", "<|im_start|", "<tool_call>", "</tool_call>", "{{ x }}",
+    "\ufffd", "<|im_", "end|>", "assistant", "<|im_start|", "<tool_call>", "</tool_call>",
+    "{{ x }}",
 )  # fmt: skip
 CONTROL = ("<|im_end|>", "<|im_start|>assistant\n", "<|im_end|>\n", "<|endoftext|>")
 FREE = st.text(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import yaml
 
-from lorawright.config import Config, ConfigProblems, load, load_leniently
+from lorawright.config import Config, ConfigProblems, load, load_leniently, trl_fields
 from lorawright.config.foreign import EXPLAINED, RENAMED
 from lorawright.errors import ConfigError
 from lorawright.run_folder import dump_config
@@ -143,3 +144,22 @@ def test_dumped_config_loads_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", list(list_recipes()), ids=lambda recipe: recipe.name)
 def test_recipes_parse(tmp_path: Path, recipe) -> None:  # type: ignore[no-untyped-def]
     assert recipe.summary and load(write(tmp_path, recipe.text)).problems == ()
+
+
+def test_trl_keys_are_checked_without_torch(tmp_path: Path) -> None:
+    """Unknown ones with the nearest name, ours with our key, the line of each."""
+    text = (
+        "training:\n  trl:\n    neftune_noise_alfa: 5\n    learning_rate: 1\n    label_names: [x]\n"
+    )
+    loaded = load_leniently(write(tmp_path, text))
+    assert [(p.line, p.hint) for p in loaded.problems] == [
+        (3, "did you mean `neftune_noise_alpha`?"),
+        (4, "write `training.learning_rate`"),
+    ]
+
+
+def test_trl_fields_are_the_installed_ones() -> None:
+    from trl import SFTConfig
+
+    assert {f.name for f in dataclasses.fields(SFTConfig)} == set(trl_fields.names())
+    assert set(trl_fields.OURS) <= trl_fields.names()

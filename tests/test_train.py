@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from lorawright import attention, checkpoint, head, hub, train
+from lorawright import attention, checkpoint, head, hub, resolve, train
 from lorawright.config import Config
 from lorawright.errors import ConfigError, RunFolderError, TrainError
 from lorawright.hardware import Device
@@ -228,16 +228,19 @@ def test_nonfinite_loss_stops_before_the_step(make_config: MakeConfig) -> None:
 
 
 def test_failure_before_the_first_step_leaves_no_folder(make_config: MakeConfig) -> None:
-    config = make_config(trl={"no_such_field": 1})
-    with pytest.raises(ConfigError, match="no field `no_such_field`"):
+    config = make_config(optimizer="adamm")
+    with pytest.raises(ConfigError, match="TRL refuses these settings: adamm"):
         train.run(config)
     assert not Path(config.training.output).exists()
 
 
-def test_trl_field_of_ours_is_refused(make_config: MakeConfig) -> None:
-    with pytest.raises(ConfigError) as caught:
-        train.run(make_config(trl={"learning_rate": 1.0}))
-    assert caught.value.hint == "write `training.learning_rate`"
+def test_missing_tracker_is_refused_early(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="needs the package swanlab") as caught:
+        train.run(make_config(trackers=["swanlab"]))
+    assert caught.value.hint == "pip install swanlab"
 
 
 def test_run_folder_is_complete(make_config: MakeConfig) -> None:

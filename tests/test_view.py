@@ -122,12 +122,12 @@ def test_runs_of_edges() -> None:
 
 
 def test_page_escapes_text_title_and_file() -> None:
-    evil = "<script>alert('x')</script>&<img src=x onerror=y>\"'"
+    evil = "<tool_call><script>alert('x')</script>&<img src=x onerror=y>\"'"
     made = encode(evil, evil, file="<b>a</b>.jsonl")
     html = view.page(TOKENIZER, [made], f"<i>{evil}")
     expected = Reader(view.page(TOKENIZER, [encode("Hi", "Hello")], "title"))
     assert Reader(html).tags == expected.tags
-    assert "<script" not in html and "<img" not in html and "<b>" not in html and "<i>" not in html
+    assert not any(tag in html for tag in ("<tool_call", "<script", "<img", "<b>", "<i>"))
 
 
 @quick
@@ -142,7 +142,7 @@ def test_page_holds_every_token(question: str, said: str) -> None:
 
 
 def test_page_shows_the_text_of_every_token() -> None:
-    made = encode("你好 😀\n{{rows}} {{title}}", "  a\n\n&lt;b  ")
+    made = encode("你好 😀\n{{rows}} {{title}}", "  a\n\n&lt;b <tool_call>  ")
     page = Reader(view.page(TOKENIZER, [made], "title"))
     shown = "".join(text for _, _, text in page.tokens)
     assert shown.replace("↵\n", "\n") == TOKENIZER.decode(made.ids)

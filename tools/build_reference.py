@@ -42,9 +42,8 @@ def config_page() -> str:
         "",
         NOTICE,
         "",
-        "One YAML file holds one run. Every key may be left out. `--set SECTION.KEY=VALUE` overrides",
-        "a key on the command line. Unknown keys are refused. Relative paths start at the config's",
-        "folder.",
+        "One YAML file holds one run. Every key may be left out. `--set SECTION.KEY=VALUE` sets one",
+        "on the command line. Unknown keys are refused. Relative paths start at the config's folder.",
     ]
     for name, field in Config.model_fields.items():
         section = field.annotation
@@ -63,7 +62,8 @@ def _paragraph(section: type[Section]) -> list[str]:
 def _row(key: str, field: FieldInfo) -> str:
     takes = ", ".join(dict.fromkeys(_takes(field.annotation)))
     bounds = _bounds(field)
-    cells = (f"`{key}`", takes + (f" ({bounds})" if bounds else ""), _default(field), _meaning(field))
+    takes += f" ({bounds})" if bounds else ""
+    cells = (f"`{key}`", takes, _default(field), _meaning(field))
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from lorawright import estimate
@@ -77,7 +78,24 @@ def resolve(config: Config, hardware: Hardware, folder: Path, longest_tokens: in
     return Resolved(settled, reasons, needed, hardware)
 
 
+# package behind a setting → how it is installed
+PACKAGES = {
+    "bitsandbytes": "pip install 'lorawright[quantization]'",
+    "tensorboard": "pip install tensorboard",
+    "wandb": "pip install wandb",
+    "trackio": "pip install trackio",
+    "swanlab": "pip install swanlab",
+    "mlflow": "pip install mlflow",
+}
+
+
 def _refuse_impossible(config: Config, hardware: Hardware) -> None:
+    if config.model.quantization is not Quantization.NONE:
+        _require("bitsandbytes", "model.quantization", config.model.quantization)
+    if any(mark in config.training.optimizer for mark in ("8bit", "32bit", "paged")):
+        _require("bitsandbytes", "training.optimizer", config.training.optimizer)
+    for tracker in config.training.trackers:
+        _require(tracker, "training.trackers", tracker)
     if config.model.dtype is Dtype.FLOAT16 and hardware.device is Device.CPU:
         raise ConfigError(
             "`model.dtype` is `float16`, which has no use on a CPU",
@@ -89,6 +107,15 @@ def _refuse_impossible(config: Config, hardware: Hardware) -> None:
             "`model.quantization` is `nf4`, which bitsandbytes does not do on an Apple GPU",
             where="model.quantization",
             hint="write none",
+        )
+
+
+def _require(package: str, key: str, value: str) -> None:
+    if find_spec(package) is None:
+        raise ConfigError(
+            f"`{value}` needs the package {package}, which is not installed",
+            where=key,
+            hint=PACKAGES[package],
         )
 
 
@@ -105,7 +132,7 @@ def _dtype(config: Config, hardware: Hardware, reasons: dict[str, str]) -> Dtype
 def _optimizer(config: Config, hardware: Hardware, reasons: dict[str, str]) -> str:
     if config.training.optimizer != "auto":
         return config.training.optimizer
-    if hardware.device is Device.CUDA and _has_bitsandbytes():
+    if hardware.device is Device.CUDA and find_spec("bitsandbytes") is not None:
         reasons["training.optimizer"] = "CUDA: 8-bit moments, paged to the CPU when memory is short"
         return "paged_adamw_8bit"
     if hardware.device is Device.CUDA:
@@ -113,12 +140,6 @@ def _optimizer(config: Config, hardware: Hardware, reasons: dict[str, str]) -> s
         return "adamw_torch_fused"
     reasons["training.optimizer"] = "paged 8-bit Adam is for CUDA; this is exact and fast"
     return "adamw_torch_fused"
-
-
-def _has_bitsandbytes() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("bitsandbytes") is not None
 
 
 def _distributed(config: Config, reasons: dict[str, str]) -> dict[str, object]:

@@ -153,6 +153,7 @@ def run(config: Config, *, start: Start = Start.NEW, screen: Screen | None = Non
     if start is Start.NEW:
         folder.refuse_if_taken()
     ready = get_ready(config, screen)
+    args = _sft_config(ready, folder)
     resume_from = _resume_point(folder, ready, start, screen)
     wrapped = _load_model(ready)
     if start is Start.OVERWRITE:
@@ -165,7 +166,7 @@ def run(config: Config, *, start: Start = Start.NEW, screen: Screen | None = Non
             on_saved=lambda path: _saved(path, ready, folder),
             should_stop=stop,
         )
-        trainer = _build_trainer(ready, wrapped, folder, watcher)
+        trainer = _build_trainer(ready, wrapped, args, watcher)
         first_step = 0 if resume_from is None else checkpoint.step_of(resume_from)
         screen.begin(ready.plan, model.count(wrapped), first_step)
         started = time.perf_counter()
@@ -180,12 +181,7 @@ def run(config: Config, *, start: Start = Start.NEW, screen: Screen | None = Non
 def describe(ready: Ready, command: list[str]) -> dict[str, Any]:
     """What `train --dry-run` prints: all settings in everyone's terms; nothing is loaded."""
     config = ready.config
-    args = sft_config(
-        config,
-        ready.resolved.hardware.device,
-        RunFolder(Path(config.training.output)).checkpoints,
-        evaluates=ready.prepared.eval is not None,
-    )
+    args = _sft_config(ready, RunFolder(Path(config.training.output)))
     adapter = model.lora_config(config.lora).to_dict()
     return {
         "config": config.model_dump(mode="json"),
@@ -200,6 +196,15 @@ def describe(ready: Ready, command: list[str]) -> dict[str, Any]:
     }
 
 
+def _sft_config(ready: Ready, folder: RunFolder) -> Any:
+    return sft_config(
+        ready.config,
+        ready.resolved.hardware.device,
+        folder.checkpoints,
+        evaluates=ready.prepared.eval is not None,
+    )
+
+
 def _load_model(ready: Ready) -> Any:
     config, device = ready.config, ready.resolved.hardware.device
     folder = hub.model_folder(
@@ -209,17 +214,9 @@ def _load_model(ready: Ready) -> Any:
     return model.add_adapter(base, config.lora, config.training.seed)
 
 
-def _build_trainer(
-    ready: Ready, wrapped: Any, folder: RunFolder, watcher: Watcher
-) -> PlannedTrainer:
-    config = ready.config
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.tensorboard)  # its callback's only way in
-    args = sft_config(
-        config,
-        ready.resolved.hardware.device,
-        folder.checkpoints,
-        evaluates=ready.prepared.eval is not None,
-    )
+def _build_trainer(ready: Ready, wrapped: Any, args: Any, watcher: Watcher) -> PlannedTrainer:
+    tensorboard = Path(args.output_dir).with_name("tensorboard")
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(tensorboard)  # its callback's only way in
     return PlannedTrainer(
         model=wrapped,
         args=args,

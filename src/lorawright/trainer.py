@@ -7,7 +7,6 @@ evaluation loss is a mean over tokens; a step with a non-finite value is not app
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -30,51 +29,6 @@ from lorawright.model import to_float32
 from lorawright.passes import StepDataset, pass_tensors
 from lorawright.plan import Plan, evaluation_passes
 from lorawright.store import ChatStore
-
-OURS = {  # fields of SFTConfig that our own keys decide: `training.trl` may not set them
-    "output_dir": "training.output",
-    "num_train_epochs": "training.epochs",
-    "max_steps": "training.max_steps",
-    "per_device_train_batch_size": "training.batch_size",
-    "per_device_eval_batch_size": "training.tokens_per_pass",
-    "gradient_accumulation_steps": "training.batch_size",
-    "learning_rate": "training.learning_rate",
-    "lr_scheduler_type": "training.schedule",
-    "warmup_steps": "training.warmup_ratio",
-    "weight_decay": "training.weight_decay",
-    "max_grad_norm": "training.max_grad_norm",
-    "optim": "training.optimizer",
-    "activation_checkpointing": "training.gradient_checkpointing",
-    "gradient_checkpointing": "training.gradient_checkpointing",
-    "logging_steps": "training.logging_steps",
-    "logging_strategy": "training.logging_steps",
-    "eval_steps": "training.eval_steps",
-    "eval_strategy": "data.eval",
-    "save_steps": "training.save_steps",
-    "save_strategy": "training.save_steps",
-    "save_total_limit": "training.keep_checkpoints",
-    "report_to": "training.trackers",
-    "seed": "training.seed",
-    "data_seed": "data.seed",
-    "bf16": "model.dtype",
-    "fp16": "model.dtype",
-    "use_cpu": "model.dtype",
-    "max_length": "data.max_length",
-    "packing": "training.tokens_per_pass",
-    "padding_free": "training.tokens_per_pass",
-    "assistant_only_loss": "data.train_on",
-    "completion_only_loss": "data.train_on",
-    "chat_template_path": "model.name",
-    "eos_token": "model.name",
-    "pad_token": "model.name",
-    "dataset_kwargs": "data.train",
-    "model_init_kwargs": "model.dtype",
-    "loss_type": "data.train_on",
-    "deepspeed": "distributed.strategy",
-    "fsdp": "distributed.strategy",
-    "fsdp_config": "distributed.strategy",
-    "resume_from_checkpoint": "`lorawright train --resume`",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +61,16 @@ def sft_config(config: Config, device: Device, output: Path, *, evaluates: bool)
         evaluates: Whether there is an evaluation set.
 
     Raises:
-        ConfigError: `training.trl` has an unknown key, or one that is set by our own.
+        ConfigError: TRL refuses a value.
     """
     training = config.training
-    _check_trl(training.trl)
     try:
         return SFTConfig(**_sft_fields(config, device, output, evaluates), **training.trl)
     except (ValueError, TypeError) as error:
         raise ConfigError(
-            f"TRL refuses these settings: {str(error).splitlines()[0]}",
+            f"TRL refuses these settings: {str(error).splitlines()[0][:160]}",
             where="training",
-            hint="see `training.trl` and `training.optimizer`",
+            hint="see `training.optimizer`, `training.schedule` and `training.trl`",
         ) from error
 
 
@@ -155,23 +108,6 @@ def _sft_fields(config: Config, device: Device, output: Path, evaluates: bool) -
         "disable_tqdm": True,
         "include_num_input_tokens_seen": "no",
     }
-
-
-def _check_trl(extra: dict[str, Any]) -> None:
-    names = {field.name for field in dataclasses.fields(SFTConfig)}
-    for name in extra:
-        if name in OURS:
-            raise ConfigError(
-                f"`training.trl.{name}` is decided by our own key",
-                where=f"training.trl.{name}",
-                hint=f"write {OURS[name] if ' ' in OURS[name] else f'`{OURS[name]}`'}",
-            )
-        if name not in names:
-            raise ConfigError(
-                f"SFTConfig has no field `{name}`",
-                where=f"training.trl.{name}",
-                hint="see TRL's documentation of SFTConfig for its fields",
-            )
 
 
 class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped

@@ -65,7 +65,22 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except Exception as error:  # the outermost edge: whatever a library raises, one line
+        if with_traceback:
+            raise
+        from lorawright.cli import console
+
+        console.print_error(_unexpected(error))
+        return 1
     return int(code or 0)
+
+
+def _unexpected(error: Exception) -> LorawrightError:
+    line = str(error).strip().split("\n")[0][:300]
+    return LorawrightError(
+        f"unexpected {type(error).__name__}: {line}",
+        hint="this is a fault of lorawright or of a library below it; --traceback shows where",
+    )
 
 
 def main() -> None:

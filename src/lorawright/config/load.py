@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from lorawright.config import trl_fields
 from lorawright.config.foreign import advice
 from lorawright.config.schema import Config
 from lorawright.errors import ConfigError
@@ -75,6 +76,7 @@ def load_leniently(path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
     for override in overrides:
         problems += _apply_override(tree, override, given)
     config, found = _validate(tree, given, str(path))
+    found += _trl_problems(config, given, str(path))
     return Loaded(config, tuple(problems + found), given)
 
 
@@ -194,6 +196,22 @@ def _validate(
                 _remove(tree, key)
 
 
+def _trl_problems(config: Config, given: dict[str, str], file: str) -> list[Problem]:
+    problems: list[Problem] = []
+    for name, what, hint in trl_fields.refused(config.training.trl):
+        dotted = f"training.trl.{name}"
+        where, line = _address(dotted, given, file)
+        problems.append(_problem(where, line, dotted, f"`{dotted}` {what}", hint))
+    return problems
+
+
+def _address(dotted: str, given: dict[str, str], file: str) -> tuple[str, int | None]:
+    """File and line of a key, or the `--set` it came from."""
+    address = given.get(dotted, file)
+    where, _, line = address.rpartition(":")
+    return (file, int(line)) if line.isdigit() and where == file else (address, None)
+
+
 def _existing_key(tree: Any, loc: Key) -> Key:
     """Pydantic's address without the names of union members it adds."""
     key: list[str | int] = []
@@ -216,16 +234,13 @@ def _remove(tree: dict[str, Any], key: Key) -> None:
 
 def _explain(key: Key, item: dict[str, Any], given: dict[str, str], file: str) -> Problem:
     dotted = _dotted(key)
-    address = given.get(dotted, file)
-    where, _, line = address.rpartition(":")
-    is_line = line.isdigit() and where == file
-    place = (file, int(line)) if is_line else (address, None)
+    where, line = _address(dotted, given, file)
     if item["type"] == "extra_forbidden":
         message, hint = f"unknown key `{dotted}`", _hint_for_unknown(key)
     else:
         message = f"`{dotted}` is {_shown(item['input'])}, {_expected(key, item)}"
         hint = _describe(key) or "see `lorawright recipes` for working configs"
-    return _problem(place[0], place[1], dotted, message, hint)
+    return _problem(where, line, dotted, message, hint)
 
 
 def _problem(file: str, line: int | None, path: str, message: str, hint: str) -> Problem:
