@@ -514,3 +514,10 @@ def test_unused_keys_of_a_message_change_nothing() -> None:
     plain = encoded(talk(user("Hi"), answer("Hello!")))
     named = replace(user("Hi"), extra={"name": "Ann", "id": 3})
     assert encoded(talk(named, answer("Hello!"))).ids == plain.ids
+
+
+def test_a_flag_without_effect_is_said() -> None:
+    row = talk(replace(user("Hi"), train=True), answer("Hello!"))
+    warning, result = chat.Encoder(TOKENIZER, DataSettings()).run([row])
+    assert isinstance(warning, Problem) and isinstance(result, EncodedChat)
+    assert warning.path == "messages[0].train" and warning.severity is Severity.WARNING

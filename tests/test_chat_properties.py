@@ -24,6 +24,7 @@ from lorawright.types import (
     Message,
     Problem,
     Role,
+    Severity,
     Span,
     ToolCall,
 )
@@ -108,6 +109,12 @@ def encoder(**data: Any) -> chat.Encoder:
     return chat.Encoder(TOKENIZER, DataSettings(max_length=100_000, **data))
 
 
+def run(made: chat.Encoder, row: Conversation) -> list[EncodedChat | Problem]:
+    """What becomes of a row; a flag without effect is a warning beside it, tested elsewhere."""
+    found = made.run([row])
+    return [f for f in found if isinstance(f, EncodedChat) or f.severity is not Severity.WARNING]
+
+
 def normalized(text: str) -> str:
     return str(TOKENIZER.backend.normalizer.normalize_str(text))
 
@@ -173,7 +180,7 @@ def check_problem(problem: Problem, row: Conversation) -> None:
 @thorough
 @given(chats(), st.sampled_from([TrainOn.ASSISTANT, TrainOn.LAST_ASSISTANT]))
 def test_chats_are_encoded_with_proven_masks(row: Conversation, train_on: TrainOn) -> None:
-    found = list(encoder(train_on=train_on).run([row]))
+    found = run(encoder(train_on=train_on), row)
     trained = wanted(row, train_on)
     if isinstance(result := found[0], Problem):
         check_problem(result, row)
@@ -197,7 +204,7 @@ def test_chats_are_encoded_with_proven_masks(row: Conversation, train_on: TrainO
 @thorough
 @given(chats(PIECES + CONTROL), st.sampled_from(list(TrainOn)))
 def test_control_tokens_in_text_are_escaped(row: Conversation, train_on: TrainOn) -> None:
-    (result,) = encoder(train_on=train_on, special_tokens_in_text="escape").run([row])
+    (result,) = run(encoder(train_on=train_on, special_tokens_in_text="escape"), row)
     if isinstance(result, Problem):
         check_problem(result, row)
         assert result.kind in (Kind.UNTRAINED, Kind.MASK)
@@ -219,7 +226,7 @@ def rendered_turns(row: Conversation) -> int:
 @thorough
 @given(chats())
 def test_everything_is_trained_but_flagged_turns(row: Conversation) -> None:
-    found = list(encoder(train_on="all").run([row]))
+    found = run(encoder(train_on="all"), row)
     if isinstance(result := found[0], Problem):
         check_problem(result, row)
         assert result.kind is not Kind.MASK or (has_flags(row) and has_tools_in_a_row(row))
@@ -249,12 +256,12 @@ def test_batches_change_nothing(rows: list[Conversation], train_on: TrainOn, pol
 @quick
 @given(chats(), st.integers(1, 120))
 def test_cut_keeps_whole_answers(row: Conversation, limit: int) -> None:
-    (whole,) = encoder(special_tokens_in_text="escape").run([row])
+    (whole,) = run(encoder(special_tokens_in_text="escape"), row)
     assume(isinstance(whole, EncodedChat))
     cutting = chat.Encoder(
         TOKENIZER, DataSettings(max_length=limit, overlong="cut", special_tokens_in_text="escape")
     )
-    (result,) = cutting.run([row])
+    (result,) = run(cutting, row)
     kept = tuple(span for span in whole.spans if span[1] <= limit)
     if len(whole.ids) <= limit:
         assert result == whole
@@ -270,7 +277,7 @@ def test_cut_keeps_whole_answers(row: Conversation, limit: int) -> None:
 def test_a_missing_header_is_refused(
     row: Conversation, train_on: TrainOn, data: st.DataObject
 ) -> None:
-    (result,) = encoder(special_tokens_in_text="escape", train_on=train_on).run([row])
+    (result,) = run(encoder(special_tokens_in_text="escape", train_on=train_on), row)
     assume(isinstance(result, EncodedChat))
     ids = list(result.ids)
     core = list(MARKS.core_ids)
@@ -283,7 +290,7 @@ def test_a_missing_header_is_refused(
 
 
 def test_a_missing_turn_end_is_refused() -> None:
-    (result,) = encoder().run([SIMPLE])
+    (result,) = run(encoder(), SIMPLE)
     assert isinstance(result, EncodedChat)
     ids = [token for token in result.ids[result.spans[0][0] :] if token != MARKS.end_id]
     with pytest.raises(derive.Refusal, match="behind it in the ids"):
@@ -312,7 +319,7 @@ TAMPERED: dict[str, Callable[[TurnMarks], TurnMarks]] = {
 def test_wrong_marks_are_never_believed(name: str) -> None:
     made = encoder()
     made.marks = TAMPERED[name](made.marks)
-    (result,) = made.run([SIMPLE])
+    (result,) = run(made, SIMPLE)
     assert isinstance(result, Problem), result
     assert result.kind is Kind.MASK and result.path.startswith("messages")
     check_problem(result, SIMPLE)
@@ -324,7 +331,7 @@ def test_a_wrong_span_is_shown_from_both_sides(monkeypatch: pytest.MonkeyPatch) 
 
     honest = derive.by_ids
     monkeypatch.setattr(derive, "by_ids", shifted)
-    (result,) = encoder().run([SIMPLE])
+    (result,) = run(encoder(), SIMPLE)
     assert isinstance(result, Problem) and result.kind is Kind.MASK
     assert "disagree" in result.message
     assert "'Hello, hello!<|im_end|>'" in result.message
@@ -332,6 +339,6 @@ def test_a_wrong_span_is_shown_from_both_sides(monkeypatch: pytest.MonkeyPatch) 
 
 def test_spans_never_touch() -> None:
     turns = [m for _ in range(3) for m in SIMPLE.messages]
-    (result,) = encoder().run([replace(SIMPLE, messages=tuple(turns))])
+    (result,) = run(encoder(), replace(SIMPLE, messages=tuple(turns)))
     assert isinstance(result, EncodedChat)
     assert all(a[1] < b[0] for a, b in itertools.pairwise(result.spans))

@@ -42,8 +42,9 @@ def config_page() -> str:
         "",
         NOTICE,
         "",
-        "One YAML file holds one run. Every key may be left out. `--set SECTION.KEY=VALUE` sets one",
-        "on the command line. Unknown keys are refused. Relative paths start at the config's folder.",
+        "One YAML file holds one run. Every key may be left out. Unknown keys are refused.",
+        "`--set SECTION.KEY=VALUE` sets one key on the command line.",
+        "Relative paths in the file start at its own folder.",
     ]
     for name, field in Config.model_fields.items():
         section = field.annotation

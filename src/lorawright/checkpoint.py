@@ -32,7 +32,7 @@ def seal(folder: Path, facts: dict[str, Any]) -> None:
     """
     files = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != MARKER:
+        if path.is_file() and path.name not in (MARKER, f"{MARKER}.tmp"):
             _sync(path)
             files[str(path.relative_to(folder))] = {
                 "bytes": path.stat().st_size,
@@ -47,14 +47,14 @@ def read(folder: Path) -> dict[str, Any] | None:
     """The marker's facts, or None if the checkpoint is not complete."""
     try:
         facts: dict[str, Any] = orjson.loads((folder / MARKER).read_bytes())
-        files = facts["files"]
-        intact = all(
+        files: dict[str, dict[str, Any]] = facts["files"]
+        intact = bool(files) and all(
             (folder / name).stat().st_size == file["bytes"]
             and _sha256(folder / name) == file["sha256"]
             for name, file in files.items()
         )
-    except (OSError, ValueError, KeyError):
-        return None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None  # no marker, half of one, or one of another shape
     return facts if intact else None
 
 
@@ -80,7 +80,7 @@ def remove_after(root: Path, step: int) -> None:
 
 def keep_newest(root: Path, num_kept: int) -> None:
     """Removes all but the newest complete checkpoints; called after one has been sealed."""
-    complete = [folder for folder in _newest_first(root) if (folder / MARKER).is_file()]
+    complete = [folder for folder in _newest_first(root) if read(folder) is not None]
     for folder in complete[num_kept:]:
         shutil.rmtree(folder)
 
@@ -103,7 +103,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _newest_first(root: Path) -> Iterator[Path]:
-    found = [path for path in root.glob("checkpoint-*") if NAME.fullmatch(path.name)]
+    found = [p for p in root.glob("checkpoint-*") if NAME.fullmatch(p.name) and p.is_dir()]
     return iter(sorted(found, key=step_of, reverse=True))
 
 

@@ -108,7 +108,8 @@ class Plan:
         for number in range(0, self.num_steps, self.steps_per_epoch):
             epoch = number // self.steps_per_epoch
             digest.update(_order(len(self.num_tokens_N), self.seed, epoch).tobytes())
-        digest.update(f"{self.batch_size} {self.num_steps}".encode())
+        size = min(self.batch_size, len(self.num_tokens_N))
+        digest.update(f"{size} {self.num_steps}".encode())
         return digest.hexdigest()
 
 

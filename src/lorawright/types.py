@@ -112,17 +112,32 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A validated chat that knows where it came from."""
+    """A validated chat that knows where it came from.
+
+    `paths` leads from the row to each message, in the row's own format: `conversations[0]`,
+    `output`; a path without an index is the text itself. `text_key` is the key of a message's text.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] | None
     file: str
     line: int
     split: Split = Split.TRAIN
+    paths: tuple[str, ...] = ()
+    text_key: str = "content"
 
     @property
     def where(self) -> str:
         return f"{self.file}:{self.line}"
+
+    def path(self, index: int, rest: str = "") -> str:
+        """Where in the row something of message `index` stands; `rest` as in our own messages."""
+        if not self.paths:
+            return f"messages[{index}]{rest}"
+        path = self.paths[index]
+        if not path.endswith("]"):
+            return path
+        return path + (f".{self.text_key}" if rest == ".content" else rest)
 
 
 Span = tuple[int, int]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from lorawright.chat import ChatTokenizer
 from lorawright.types import EncodedChat
 
+MOST_TOKENS = 4  # a character is at most four bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Glyph:
@@ -31,12 +33,17 @@ def glyphs(tokenizer: ChatTokenizer, chat: EncodedChat) -> Iterator[Glyph]:
         held.append(token)
         text = tokenizer.decode(held)
         next_differs = position + 1 < len(flags) and flags[position + 1] != flags[position]
-        if "\ufffd" in text and len(held) < 8 and not next_differs:
+        if not next_differs and _is_part(tokenizer, held, text):
             continue
         yield Glyph(tuple(held), text, bool(flags[position]))
         held = []
     if held:
         yield Glyph(tuple(held), tokenizer.decode(held), bool(flags[-1]))
+
+
+def _is_part(tokenizer: ChatTokenizer, ids: list[int], text: str) -> bool:
+    """Whether ids stop inside a character; a replacement character may also be what is meant."""
+    return text.endswith("\ufffd") and len(ids) < MOST_TOKENS and tokenizer.encode([text])[0] != ids
 
 
 def runs(tokenizer: ChatTokenizer, chat: EncodedChat) -> Iterator[tuple[str, bool]]:
@@ -50,7 +57,7 @@ def runs(tokenizer: ChatTokenizer, chat: EncodedChat) -> Iterator[tuple[str, boo
 def page(tokenizer: ChatTokenizer, chats: Iterable[EncodedChat], title: str) -> str:
     """A self-contained HTML page of chats, token by token."""
     rows = "\n".join(_row(tokenizer, chat) for chat in chats)
-    return PAGE.replace("{{title}}", html.escape(title)).replace("{{rows}}", rows)
+    return PAGE.replace("{{rows}}", rows, 1).replace("{{title}}", html.escape(title), 2)
 
 
 def _row(tokenizer: ChatTokenizer, chat: EncodedChat) -> str:

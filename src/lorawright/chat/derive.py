@@ -21,11 +21,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from lorawright.chat.forged import unmark
 from lorawright.chat.marks import TurnMarks
-from lorawright.chat.tokenizer import ChatTokenizer
+from lorawright.chat.tokenizer import ChatTokenizer, render
 from lorawright.config.schema import TrainOn
 from lorawright.types import Conversation, Role, Span
 
@@ -49,11 +48,13 @@ class TextView:
     Attributes:
         text: The chat, rendered whole.
         trained: Character ranges that are trained, in order, none touching another.
+        answers: Those of them that are answers; with `train_on: all` there are others.
         cuts: Positions where the text is cut before it is tokenized.
     """
 
     text: str
     trained: tuple[Span, ...]
+    answers: tuple[Span, ...]
     cuts: tuple[int, ...]
 
 
@@ -85,10 +86,10 @@ def by_text(
         _turn(tokenizer, marks, conversation, index, text)
         for index in trained_turns(conversation, train_on)
     ]
+    answers = tuple(turns)
     if train_on is not TrainOn.ALL:
-        return TextView(
-            text, tuple(turns), tuple(sorted({edge for turn in turns for edge in turn}))
-        )
+        edges = {edge for turn in turns for edge in turn}
+        return TextView(text, answers, answers, tuple(sorted(edges)))
     trained: list[Span] = []
     position = 0
     for start, end in _untrained_messages(tokenizer, conversation, text):
@@ -97,7 +98,7 @@ def by_text(
     trained.append((position, len(text)))
     trained = [span for span in trained if span[0] < span[1]]
     edges = {edge for span in (*turns, *trained) for edge in span}
-    return TextView(text, tuple(trained), tuple(sorted(edges - {0, len(text)})))
+    return TextView(text, tuple(trained), answers, tuple(sorted(edges - {0, len(text)})))
 
 
 def _turn(
@@ -185,15 +186,35 @@ def _untrained_turns(
     if not untrained:
         return []
     starts = [int(p) for p in np.flatnonzero(array == marks.core_ids[0])]
-    num_added = len(starts) - len(conversation.messages)  # a default system turn of the template
-    if num_added not in (0, 1):
+    turns = _turn_numbers(conversation, marks)
+    given = conversation.messages[0].role is Role.SYSTEM
+    num_added = 0 if given else marks.num_default_turns
+    if len(starts) != turns[-1] + 1 + num_added or _shares_a_turn(turns, untrained):
         raise Refusal(
             "messages",
-            f"{len(conversation.messages)} messages, but {len(starts)} turns in the ids: "
+            f"{turns[-1] + 1} turns in the chat, but {len(starts) - num_added} in the ids: "
             "`train: false` cannot be located with `train_on: all`",
         )
     edges = [0, *starts[num_added + 1 :], len(array)]
-    return [(edges[i], edges[i + 1]) for i in untrained]
+    return [(edges[turns[i]], edges[turns[i] + 1]) for i in untrained]
+
+
+def _turn_numbers(conversation: Conversation, marks: TurnMarks) -> list[int]:
+    """For each message the number of its turn; a template may put tool messages into one."""
+    numbers: list[int] = []
+    for index, message in enumerate(conversation.messages):
+        joins = (
+            marks.joins_tool_messages
+            and index > 0
+            and message.role is conversation.messages[index - 1].role is Role.TOOL
+        )
+        numbers.append(numbers[-1] + (not joins) if numbers else 0)
+    return numbers
+
+
+def _shares_a_turn(turns: Sequence[int], untrained: Sequence[int]) -> bool:
+    """Whether a message with `train: false` is only a part of its turn."""
+    return any(turns.count(turns[index]) > 1 for index in untrained)
 
 
 def _complement(spans: Sequence[Span], length: int) -> list[Span]:
@@ -215,43 +236,38 @@ def by_tags(
         TagsDisagree: It renders other text than the model's own template.
         jinja2.TemplateError: It refuses the chat.
     """
-    texts, spans = render_jinja_template(
-        [[message.for_template() for message in conversation.messages]],
-        tools=None if conversation.tools is None else [dict(t) for t in conversation.tools],
-        chat_template=template,
-        return_assistant_tokens_mask=True,
-        **tokenizer.variables,
+    tagged_text, spans = render(
+        template, conversation.messages, conversation.tools, tokenizer.variables, with_tags=True
     )
-    if texts[0] != text:
+    if tagged_text != text:
         raise TagsDisagree(
-            f"renders other text than the model's own template: {_parting(text, texts[0])}"
+            f"renders other text than the model's own template: {_parting(text, tagged_text)}"
         )
-    return [(int(start), int(end)) for start, end in spans[0] if start < end]
+    return [span for span in spans if span[0] < span[1]]
 
 
 def check_tags(
     template: str,
     tokenizer: ChatTokenizer,
-    marks: TurnMarks,
     conversation: Conversation,
-    text: str,
+    view: TextView,
 ) -> None:
-    """Compares C with A over all assistant turns of a chat.
+    """Compares C with A: the tags stand around every answer, and around nothing else.
 
     Raises:
         TagsDisagree: Other text, or other spans, than the model's own template gives.
     """
-    tagged = by_tags(template, tokenizer, conversation, text)
-    answers = [i for i, m in enumerate(conversation.messages) if m.role is Role.ASSISTANT]
-    turns = [_turn(tokenizer, marks, conversation, index, text) for index in answers]
-    for mine, theirs in zip(turns, tagged, strict=False):
+    tagged = by_tags(template, tokenizer, conversation, view.text)
+    for mine in view.answers if tagged else ():
+        theirs = min(tagged, key=lambda span: abs(span[0] - mine[0]))
         if mine != theirs:
             raise TagsDisagree(
-                f"marks {_clip(text[slice(*theirs)])} as trained, expected "
-                f"{_clip(text[slice(*mine)])} (the answer and the token that ends it)"
+                f"marks {_clip(view.text[slice(*theirs)])} as trained, expected "
+                f"{_clip(view.text[slice(*mine)])} (the answer and the token that ends it)"
             )
-    if len(turns) != len(tagged):
-        raise TagsDisagree(f"marks {len(tagged)} stretches as trained, expected {len(turns)}")
+    num_answers = sum(message.role is Role.ASSISTANT for message in conversation.messages)
+    if len(tagged) != num_answers:
+        raise TagsDisagree(f"marks {len(tagged)} stretches as trained, expected {num_answers}")
 
 
 def _parting(expected: str, got: str) -> str:

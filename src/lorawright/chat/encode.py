@@ -7,6 +7,7 @@ problem with both views. Nothing leaves without a problem that names it.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -16,8 +17,22 @@ from lorawright.chat import derive, forged
 from lorawright.chat.derive import Refusal, TagsDisagree, TextView
 from lorawright.chat.marks import TurnMarks, learn
 from lorawright.chat.tokenizer import ChatTokenizer
-from lorawright.config.schema import DataSettings, ForgedPolicy, OverlongPolicy, StrictPolicy
-from lorawright.types import Conversation, EncodedChat, Kind, Problem, Severity, Span
+from lorawright.config.schema import (
+    DataSettings,
+    ForgedPolicy,
+    OverlongPolicy,
+    StrictPolicy,
+    TrainOn,
+)
+from lorawright.types import (
+    Conversation,
+    EncodedChat,
+    Kind,
+    Problem,
+    Role,
+    Severity,
+    Span,
+)
 
 BATCH = 512  # rows per call of the Rust tokenizer: larger ones gain nothing measurable
 
@@ -71,7 +86,7 @@ class Encoder:
             chat = forged.mark(chat, self._tokens)
         try:
             view = derive.by_text(self.tokenizer, self.marks, chat, self.settings.train_on)
-            return [*self._witness(chat, view), (chat, view)]
+            return [*self._idle_flags(chat), *self._witness(chat, view), (chat, view)]
         except Refusal as refusal:
             return [self._unproven(chat, refusal)]
         except jinja2.TemplateError as error:
@@ -79,13 +94,25 @@ class Encoder:
             severity = _severity(self.settings.invalid)
             return [_problem(chat, "messages", what, Kind.TEMPLATE, TEMPLATE_HINT, severity)]
 
+    def _idle_flags(self, chat: Conversation) -> list[Problem]:
+        """`train: true` where it changes nothing is said, not swallowed."""
+        if self.settings.train_on is TrainOn.ALL:
+            return []
+        return [
+            _problem(
+                chat, f"messages[{index}].train", IDLE, Kind.SHAPE, IDLE_HINT, Severity.WARNING
+            )
+            for index, message in enumerate(chat.messages)
+            if message.train and message.role is not Role.ASSISTANT
+        ]
+
     def _witness(self, chat: Conversation, view: TextView) -> list[Problem]:
         """Derivation C; its first disagreement is reported once and ends it."""
         if self.tags is None or self.tally.tags_problem is not None:
             return []
         source, file = self.tags
         try:
-            derive.check_tags(source, self.tokenizer, self.marks, chat, view.text)
+            derive.check_tags(source, self.tokenizer, chat, view)
         except (TagsDisagree, jinja2.TemplateError) as error:
             self.tally.tags_problem = str(error)
             message = f"{error} (row {chat.where})"
@@ -130,23 +157,26 @@ class Encoder:
             severity = _severity(self.settings.untrained)
             message = "has no trained token"
             return _problem(chat, "messages", message, Kind.UNTRAINED, UNTRAINED_HINT, severity)
-        fitted = self._fit(encoded)
+        answers = _spans([replace(p, trained=p.is_answer) for p in layout], pieces)
+        fitted = self._fit(encoded, answers)
         if isinstance(fitted, EncodedChat):
-            self._count(layout, fitted)
+            self._count(fitted, layout, pieces)
         return fitted
 
     def _unproven(self, chat: Conversation, refusal: Refusal) -> Problem:
         severity = _severity(self.settings.invalid)
         return _problem(chat, refusal.path, str(refusal), Kind.MASK, MASK_HINT, severity)
 
-    def _fit(self, chat: EncodedChat) -> EncodedChat | Problem:
+    def _fit(self, chat: EncodedChat, answers: list[Span]) -> EncodedChat | Problem:
+        """The chat, cut behind its last answer that fits where the policy says so."""
         limit = self.settings.max_length
         if len(chat.ids) <= limit:
             return chat
         policy = self.settings.overlong
-        spans = tuple(span for span in chat.spans if span[1] <= limit)
-        if policy is OverlongPolicy.CUT and spans:
-            return replace(chat, ids=chat.ids[: spans[-1][1]], spans=spans)
+        cut = max((end for _, end in answers if end <= limit), default=0)
+        if policy is OverlongPolicy.CUT and cut:
+            spans = tuple((start, min(end, cut)) for start, end in chat.spans if start < cut)
+            return replace(chat, ids=chat.ids[:cut], spans=spans)
         message = f"has {len(chat.ids)} tokens, the limit is {limit}"
         if policy is OverlongPolicy.CUT:
             message += "; no whole answer fits"
@@ -162,13 +192,15 @@ class Encoder:
             chat.split,
         )
 
-    def _count(self, layout: list[Piece], chat: EncodedChat) -> None:
+    def _count(self, chat: EncodedChat, layout: list[Piece], pieces: list[list[int]]) -> None:
         self.tally.num_rows += 1
         self.tally.num_spans += len(chat.spans)
         self.tally.num_agreed_text_ids += 1
-        self.tally.num_kept_apart += sum(
-            piece.trained and piece.text[:1].isspace() for piece in layout
-        )
+        position, in_answer = 0, False
+        for piece, ids in zip(layout, pieces, strict=True):
+            begins = piece.is_answer and not in_answer and position < len(chat.ids)
+            self.tally.num_kept_apart += begins and piece.text[:1].isspace()
+            position, in_answer = position + len(ids), piece.is_answer
 
     def _shown(self, ids: list[int], spans: list[Span]) -> str:
         texts = [self.tokenizer.decode(ids[start:end]) for start, end in spans[:2]]
@@ -179,12 +211,14 @@ class Encoder:
 class Piece:
     """A stretch of rendered text that is tokenized by itself.
 
-    `plain`: control tokens in it are text. `trained`: its tokens are.
+    `plain`: control tokens in it are text. `trained`: its tokens are. `is_answer`: it is a trained
+    answer, or a part of one.
     """
 
     text: str
     plain: bool
     trained: bool
+    is_answer: bool
 
 
 def _layout(view: TextView) -> list[Piece]:
@@ -195,12 +229,13 @@ def _layout(view: TextView) -> list[Piece]:
     """
     edges = [0, *view.cuts, len(view.text)]
     starts = dict(view.trained)
+    answers = {start for start, _ in view.answers}
     pieces: list[Piece] = []
     trained_until = 0
     for start, end in itertools.pairwise(edges):
         trained_until = max(trained_until, starts.get(start, 0))
         pieces += [
-            Piece(text, plain, start < trained_until)
+            Piece(text, plain, start < trained_until, is_answer=start in answers)
             for text, plain in forged.split(view.text[start:end])
         ]
     return pieces
@@ -225,6 +260,8 @@ MASK_HINT = (
     "a row is only trained if its mask is proven; change it, or leave it out with "
     "`data.invalid: drop`"
 )
+IDLE = "is true, which has no effect: only answers are trained"
+IDLE_HINT = "take the flag out, or set `data.train_on: all`"
 TEMPLATE_HINT = "change the row, or leave it out with `data.invalid: drop`"
 TAGS_HINT = (
     "correct the tags: they may only be put around the answer and its end token, adding no text"
@@ -256,4 +293,14 @@ def _problem(
     hint: str,
     severity: Severity = Severity.ERROR,
 ) -> Problem:
-    return Problem(chat.file, chat.line, path, message, hint, kind, severity, chat.split)
+    return Problem(
+        chat.file, chat.line, _in_row(chat, path), message, hint, kind, severity, chat.split
+    )
+
+
+def _in_row(chat: Conversation, path: str) -> str:
+    """A path into our messages as one into the row it came from."""
+    match = re.match(r"messages\[(\d+)\](.*)", path)
+    if match:
+        return chat.path(int(match.group(1)), match.group(2))
+    return chat.paths[0].partition("[")[0] if path == "messages" and chat.paths else path

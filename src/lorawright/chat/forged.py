@@ -97,14 +97,10 @@ def split(text: str) -> list[tuple[str, bool]]:
     """Rendered text → (piece, encode it as plain text) in order."""
     if START not in text:
         return [(text, False)]
-    pieces: list[tuple[str, bool]] = []
-    for part in re.split(f"({START}[^{START}{END}]*{END})", text):
-        if part.startswith(START):
-            pieces.append((part[1:-1], True))
-        elif part:
-            pieces.append((part, False))
-    return pieces
+    parts = re.split(f"{START}({START}|{END}|[^{START}{END}]+){END}", text)
+    return [(part, number % 2 == 1) for number, part in enumerate(parts) if part]
 
 
 def unmark(text: str) -> str:
-    return text.replace(START, "").replace(END, "")
+    """Rendered text as its author wrote it."""
+    return "".join(piece for piece, _ in split(text))

@@ -15,7 +15,7 @@ import jinja2
 
 from lorawright.chat.tokenizer import ChatTokenizer
 from lorawright.errors import TemplateError
-from lorawright.types import Message, Role
+from lorawright.types import Message, Role, ToolCall
 
 PROBE = "Zebra 7"
 HINT = "lorawright trains only what it can prove; open an issue with the model's name"
@@ -32,6 +32,8 @@ class TurnMarks:
         end: The control token after every answer, such as `<|im_end|>`.
         end_id: Its id.
         tail: What the template writes between `end` and the next turn, such as `\\n`.
+        num_default_turns: Turns it puts before a chat that has no system message.
+        joins_tool_messages: Whether tool messages in a row stand in one turn.
     """
 
     header: str
@@ -40,6 +42,8 @@ class TurnMarks:
     end: str
     end_id: int
     tail: str
+    num_default_turns: int
+    joins_tool_messages: bool
 
 
 def learn(tokenizer: ChatTokenizer) -> TurnMarks:
@@ -68,7 +72,10 @@ def learn(tokenizer: ChatTokenizer) -> TurnMarks:
     header_ids, core_ids = tokenizer.encode([header, header.rstrip()])
     if not core_ids or core_ids[0] not in tokenizer.control_ids.values():
         raise _unproven(tokenizer, f"its header {header!r} does not start with a control token")
+    start_id = core_ids[0]
     return TurnMarks(
+        num_default_turns=tokenizer.encode([asked])[0].count(start_id) - 1,
+        joins_tool_messages=_joins_tool_messages(tokenizer, question, start_id),
         header=header,
         header_ids=tuple(header_ids),
         core_ids=tuple(core_ids),
@@ -76,6 +83,19 @@ def learn(tokenizer: ChatTokenizer) -> TurnMarks:
         end_id=tokenizer.control_ids[end],
         tail=after[len(end) :],
     )
+
+
+def _joins_tool_messages(tokenizer: ChatTokenizer, question: list[Message], start_id: int) -> bool:
+    """Renders one and two results of a call; a template without tools joins nothing."""
+    call = Message(Role.ASSISTANT, None, (ToolCall("f", {}),))
+    result = Message(Role.TOOL, PROBE)
+    try:
+        one = tokenizer.render([*question, call, result], None)
+        two = tokenizer.render([*question, call, result, result], None)
+    except jinja2.TemplateError:
+        return False
+    num_one, num_two = (ids.count(start_id) for ids in tokenizer.encode([one, two]))
+    return num_one == num_two
 
 
 def _leading_control_token(tokenizer: ChatTokenizer, text: str) -> str | None:

@@ -18,7 +18,7 @@ import tokenizers
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from lorawright.errors import TemplateError
-from lorawright.types import Message
+from lorawright.types import Message, Role, Span
 
 Tools = Sequence[Mapping[str, Any]] | None
 
@@ -51,14 +51,14 @@ class ChatTokenizer:
         Raises:
             jinja2.TemplateError: The template refuses the chat.
         """
-        texts, _ = render_jinja_template(
-            [[message.for_template() for message in messages]],
-            tools=None if tools is None else [dict(tool) for tool in tools],
-            chat_template=self.tool_template if tools else self.template,
+        text, _ = render(
+            self.tool_template if tools else self.template,
+            messages,
+            tools,
+            self.variables,
             add_generation_prompt=generation_prompt,
-            **self.variables,
         )
-        return str(texts[0])
+        return text
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, nothing added; both cores are used."""
@@ -86,6 +86,38 @@ class ChatTokenizer:
     @property
     def tokenizer_sha256(self) -> str:
         return hashlib.sha256(self.backend.to_str().encode()).hexdigest()
+
+
+def render(
+    template: str,
+    messages: Sequence[Message],
+    tools: Tools,
+    variables: Mapping[str, str],
+    *,
+    add_generation_prompt: bool = False,
+    with_tags: bool = False,
+) -> tuple[str, list[Span]]:
+    """A chat by any template; `with_tags` also gives the ranges of its `{% generation %}` tags.
+
+    Raises:
+        jinja2.TemplateError: Whatever goes wrong in the template, Python's errors included.
+    """
+    try:
+        texts, spans = render_jinja_template(
+            [[message.for_template() for message in messages]],
+            tools=None if tools is None else [dict(tool) for tool in tools],
+            chat_template=template,
+            return_assistant_tokens_mask=with_tags,
+            add_generation_prompt=add_generation_prompt,
+            **variables,
+        )
+    except PYTHON_ERRORS as error:
+        raise jinja2.TemplateRuntimeError(f"{type(error).__name__}: {error}") from error
+    return str(texts[0]), [(int(a), int(b)) for a, b in spans[0]] if with_tags else []
+
+
+# What an expression in a template can raise besides Jinja's own errors.
+PYTHON_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def load(folder: Path, name: str) -> ChatTokenizer:
@@ -158,7 +190,7 @@ def _templates(folder: Path, config: Mapping[str, Any], name: str) -> tuple[str,
 
 def _parse(template: str, name: str) -> None:
     try:
-        render_jinja_template([[{"role": "user", "content": "x"}]], chat_template=template)
+        render(template, [Message(Role.USER, "x")], None, {})
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(
             f"the chat template is not valid Jinja, line {error.lineno}: {error.message}",

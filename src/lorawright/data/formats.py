@@ -49,6 +49,13 @@ ALL_KEYS = tuple(dict.fromkeys((*(key for keys in KEYS.values() for key in keys)
 EXPECTED_KEYS = "messages; conversations; instruction and output; prompt and completion"
 
 
+def text_key(row: Mapping[str, Any]) -> str:
+    """The key of a message's text in a row of messages: `value` in sharegpt's own spelling."""
+    turns = row.get("conversations") or row.get("messages")
+    first = turns[0] if isinstance(turns, list) and turns else None
+    return "value" if isinstance(first, dict) and "value" in first else "content"
+
+
 def detect(row: Any) -> Format | None:
     """The format a row looks like; keys that hold null count only if nothing else does."""
     if not isinstance(row, dict):

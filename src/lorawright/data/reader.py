@@ -18,7 +18,14 @@ import orjson
 from lorawright.config.schema import DataSettings, Format, RowPolicy, StrictPolicy
 from lorawright.data import checks
 from lorawright.data.findings import Finding
-from lorawright.data.formats import KNOWN_KEYS, Chat, detect, parse_row, unknown_format
+from lorawright.data.formats import (
+    KNOWN_KEYS,
+    Chat,
+    detect,
+    parse_row,
+    text_key,
+    unknown_format,
+)
 from lorawright.data.parse_json import RawRow
 from lorawright.data.read import read_rows
 from lorawright.data.sources import DataFile, HubSet, find_sources
@@ -157,7 +164,17 @@ class Reader:
         result = self._problems(findings, row, split) if findings else []
         if not findings or self._stays(findings):
             self.num_chats[split] += 1
-            result.append(Conversation(chat.messages, chat.tools, row.file, row.line, split))
+            result.append(
+                Conversation(
+                    chat.messages,
+                    chat.tools,
+                    row.file,
+                    row.line,
+                    split,
+                    chat.paths,
+                    text_key(row.value),
+                )
+            )
         return result
 
     def _stays(self, findings: list[Finding]) -> bool:
