@@ -67,7 +67,8 @@ def talk(*messages: Message, tools: Sequence[Mapping[str, Any]] | None = None) -
 
 
 def encode(row: Conversation, **settings: Any) -> EncodedChat | Problem:
-    (result,) = chat.Encoder(TOKENIZER, DataSettings(**settings)).run([row])
+    found = list(chat.Encoder(TOKENIZER, DataSettings(**settings)).run([row]))
+    (result,) = (f for f in found if isinstance(f, EncodedChat) or f.severity != "warning")
     return result
 
 
@@ -521,3 +522,11 @@ def test_a_flag_without_effect_is_said() -> None:
     warning, result = chat.Encoder(TOKENIZER, DataSettings()).run([row])
     assert isinstance(warning, Problem) and isinstance(result, EncodedChat)
     assert warning.path == "messages[0].train" and warning.severity is Severity.WARNING
+
+
+def test_a_cut_is_said() -> None:
+    ends = [end for _, end in encoded(talk(*THREE)).spans]
+    settings = DataSettings(overlong="cut", max_length=ends[1] + 3)
+    warning, result = chat.Encoder(TOKENIZER, settings).run([talk(*THREE)])
+    assert isinstance(warning, Problem) and isinstance(result, EncodedChat)
+    assert warning.kind is Kind.OVERLONG and f"to {len(result.ids)} tokens" in warning.message

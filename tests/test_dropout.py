@@ -1,35 +1,58 @@
-"""The adapters' dropout: right rate, right gradient, one draw for siblings, repeatable."""
+"""The adapters' dropout: right rate, right gradient, one draw for siblings, keyed by the chat."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from lorawright import dropout, hub, model
 from lorawright.config.schema import LoraSettings
-from lorawright.dropout import SharedDropout, keep_mask
+from lorawright.dropout import Draws, PlannedDropout
+
+CPU = torch.device("cpu")
 
 
-def test_rate() -> None:
-    torch.manual_seed(0)
-    for rate in (0.05, 0.5, 0.9):
-        kept = keep_mask(torch.Size([1003, 997]), rate).float()
-        assert abs(float(kept.mean()) - (1 - rate)) < 3 * (rate * (1 - rate) / kept.numel()) ** 0.5
-    assert keep_mask(torch.Size([5, 7]), 0.0).all()
+def mask(rate: float, bounds: tuple[int, ...], width: int, number: int = 0) -> torch.Tensor:
+    draws = Draws(seed=1)
+    draws.begin_pass(3, tuple(range(len(bounds) - 1)), bounds)
+    return PlannedDropout(rate, number, draws)._keep_mask(bounds[-1], width, CPU)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.5, 0.9])
+def test_rate(rate: float) -> None:
+    kept = mask(rate, (0, 400, 1003), 997).float()
+    assert abs(float(kept.mean()) - (1 - rate)) < 3 * (rate * (1 - rate) / kept.numel()) ** 0.5
 
 
 def test_elements_are_independent() -> None:
-    """Neighbours share a random integer, not their fate."""
-    torch.manual_seed(0)
-    kept = keep_mask(torch.Size([400_000]), 0.5).float()
-    for lag in (1, 2, 3, 4):
+    """Neighbours share a random word, not their fate; nor do adapters."""
+    kept = mask(0.5, (0, 400), 1000).float().flatten()
+    for lag in (1, 2, 3, 4, 1000):
         assert abs(float(torch.corrcoef(torch.stack([kept[:-lag], kept[lag:]]))[0, 1])) < 0.01
+    other = mask(0.5, (0, 400), 1000, number=1).float().flatten()
+    assert abs(float(torch.corrcoef(torch.stack([kept, other]))[0, 1])) < 0.01
+
+
+def test_a_chats_mask_is_its_own_in_any_pass() -> None:
+    draws = Draws(seed=1)
+    layer = PlannedDropout(0.5, 2, draws)
+    draws.begin_pass(5, (7, 4), (0, 10, 30))
+    together = layer._keep_mask(30, 6, CPU)
+    draws.begin_pass(5, (4,), (0, 20))
+    assert torch.equal(layer._keep_mask(20, 6, CPU), together[10:])
+    draws.begin_pass(6, (4,), (0, 20))
+    assert not torch.equal(layer._keep_mask(20, 6, CPU), together[10:])
 
 
 def test_output_and_gradient() -> None:
-    layer = SharedDropout(0.5)
-    x = torch.ones(64, 32, requires_grad=True)
+    draws = Draws(seed=0)
+    draws.begin_pass(0, (0,), (0, 64))
+    layer = PlannedDropout(0.5, 0, draws)
+    x = torch.ones(1, 64, 32, requires_grad=True)
     y = layer(x)
     y.sum().backward()
     assert set(y.unique().tolist()) == {0.0, 2.0}
@@ -38,46 +61,34 @@ def test_output_and_gradient() -> None:
     assert layer(x) is x
 
 
-def test_one_draw_for_the_tensor_seen_last() -> None:
-    layer = SharedDropout(0.5)
-    x, other = torch.ones(100), torch.ones(100)
-    first = layer(x)
-    assert layer(x) is first
-    assert not torch.equal(layer(other), first)
-    torch.manual_seed(3)
-    again = layer(x)
-    layer(other)
-    torch.manual_seed(3)
-    assert torch.equal(layer(x), again)
+def _base() -> object:
+    return AutoModelForCausalLM.from_pretrained(hub.model_folder("tiny"), dtype=torch.float32)
 
 
-def _adapter() -> PeftModel:
-    base = AutoModelForCausalLM.from_pretrained(hub.model_folder("tiny"), dtype=torch.float32)
-    return model.add_adapter(base, LoraSettings(dropout=0.3), seed=0)
-
-
-def test_siblings_share_and_the_adapter_stays_pefts(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_siblings_share_and_the_adapter_stays_pefts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Four draws a layer, not seven; saved and loaded by plain PEFT."""
-    tuned = _adapter()
-    draws: list[torch.Size] = []
-    real = dropout.keep_mask
-    monkeypatch.setattr(dropout, "keep_mask", lambda s, r: draws.append(s) or real(s, r))
-    tuned.train()
-    tuned(torch.arange(5, 25)[None])
-    assert len(draws) == 4 * tuned.config.num_hidden_layers
-    tuned.save_pretrained(tmp_path)
-    base = AutoModelForCausalLM.from_pretrained(hub.model_folder("tiny"), dtype=torch.float32)
-    plain = PeftModel.from_pretrained(base, str(tmp_path)).eval()
+    tuned = model.add_adapter(_base(), LoraSettings(dropout=0.3), seed=0)
+    keys: list[tuple[int, ...]] = []
+    real = dropout._bits
+    monkeypatch.setattr(dropout, "_bits", lambda k, n, d: keys.append(k) or real(k, n, d))
+    draws = dropout.draws_of(tuned)
+    assert draws is not None
+    draws.begin_pass(0, (9,), (0, 20))
     ids = torch.arange(5, 25)[None]
+    tuned.train()(ids)
+    assert len(keys) == len(set(keys)) == 4 * tuned.config.num_hidden_layers
+    tuned.save_pretrained(tmp_path)
+    plain = PeftModel.from_pretrained(_base(), str(tmp_path)).eval()
     with torch.no_grad():
         assert torch.equal(plain(ids).logits, tuned.eval()(ids).logits)
 
 
 def test_without_dropout_it_is_pefts_own_forward() -> None:
     ids = torch.arange(5, 25)[None]
-    base = AutoModelForCausalLM.from_pretrained(hub.model_folder("tiny"), dtype=torch.float32)
     torch.manual_seed(0)
-    plain = get_peft_model(base, LoraConfig(r=8, target_modules="all-linear")).train()
+    plain = get_peft_model(_base(), LoraConfig(r=8, target_modules="all-linear")).train()
     expected = plain(ids).logits
-    dropout.share(plain, 0.0)
+    dropout.plan(plain, 0.0, seed=0)
     assert torch.equal(plain(ids).logits, expected)

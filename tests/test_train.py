@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from lorawright import attention, checkpoint, head, hub, resolve, train
@@ -52,10 +53,12 @@ def close(left: list[float], right: list[float], relative: float) -> bool:
     )
 
 
-def test_passes_change_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.05])
+def test_passes_change_nothing(make_config: MakeConfig, tmp_path: Path, dropout: float) -> None:
     """Batch 8 in one pass equals eight passes of one chat: losses, norms and the adapter."""
-    whole = train.run(make_config(tokens_per_pass=4096, epochs=2)).folder
-    apart = train.run(make_config(tokens_per_pass=1, epochs=2, output=str(tmp_path / "b"))).folder
+    other = {"epochs": 2, "dropout": dropout}
+    whole = train.run(make_config(tokens_per_pass=4096, **other)).folder
+    apart = train.run(make_config(tokens_per_pass=1, **other, output=str(tmp_path / "b"))).folder
     assert close(losses(apart), losses(whole), 1e-5)
     norms = [[line["grad_norm"] for line in f.read_metrics()] for f in (apart, whole)]
     assert close(norms[0], norms[1], 1e-4)
@@ -65,8 +68,10 @@ def test_passes_change_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
 
 
 def test_gradient_checkpointing_changes_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
-    plain = train.run(make_config(gradient_checkpointing=False)).folder
-    saving = train.run(make_config(gradient_checkpointing=True, output=str(tmp_path / "b"))).folder
+    plain = train.run(make_config(gradient_checkpointing=False, dropout=0.05)).folder
+    saving = train.run(
+        make_config(gradient_checkpointing=True, dropout=0.05, output=str(tmp_path / "b"))
+    ).folder
     assert close(losses(saving), losses(plain), 1e-6)
 
 
@@ -268,3 +273,18 @@ def test_out_of_memory_names_the_setting(make_config: MakeConfig) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
     assert "the estimate was" in caught.value.what
     assert "training.gradient_checkpointing" in str(caught.value.hint)
+
+
+def test_resume_refuses_another_base(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Other weights in the same folder are another run."""
+    base = tmp_path / "base"
+    shutil.copytree(hub.model_folder("tiny"), base)
+    config = make_config(epochs=2, save_steps=3)
+    config = config.model_copy(
+        update={"model": config.model.model_copy(update={"name": str(base)})}
+    )
+    train.run(config)
+    weights = load_file(base / "model.safetensors")
+    save_file({k: v * 1.1 for k, v in weights.items()}, base / "model.safetensors")
+    with pytest.raises(RunFolderError, match="base_weights was"):
+        train.run(config, start=Start.RESUME)

@@ -1,24 +1,53 @@
-"""Dropout on the adapters' inputs, drawn once for all adapters that read the same tensor.
+"""Dropout on the adapters' inputs: a function of (seed, step, chat, adapter), not of the layout.
 
-    x ─► dropout ─┬─► A_q ─► B_q        q, k and v read one input, gate and up another:
-                  ├─► A_k ─► B_k        four draws a layer instead of PEFT's seven
-                  └─► A_v ─► B_v
+    pass           | chat 7, 40 tokens | chat 2, 25 tokens |
+    mask of q_proj  draw(step, 7, q)    draw(step, 2, q)      the same in any pass, on any rank
 
-Each adapter's update still sees an independent draw at every token, feature and step, as in the
-LoRA paper; that siblings share theirs leaves every expectation as it is. The adapter stays a PEFT
-adapter: only the modules in its `lora_dropout` are exchanged.
+So passes, processes and a resume leave a step as it is, also with dropout. Adapters that read one
+input (q, k, v; gate, up) share its draw: four a layer instead of PEFT's seven. Each adapter still
+sees an independent draw at every token, feature and step, as in the LoRA paper.
+
+The adapter stays a PEFT adapter: only the modules in its `lora_dropout` are exchanged.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
 BITS = 16  # of randomness an element; a rate is met to within 1 / 65,536
+
+
+@dataclass
+class Draws:
+    """What all dropouts of a model share: where the run is, and the last output.
+
+    Attributes:
+        seed: Of the run.
+        step: The optimizer step.
+        chats: Numbers of the chats in the pass; empty outside of training.
+        bounds: Where they begin and end in it.
+    """
+
+    seed: int
+    step: int = 0
+    chats: Sequence[int] = ()
+    bounds: Sequence[int] = field(default=(0,))
+    last_input: torch.Tensor | None = None
+    last_output: torch.Tensor | None = None
+
+    def begin_pass(self, step: int, chats: Sequence[int], bounds: Sequence[int]) -> None:
+        """Called before each training pass."""
+        self.step, self.chats, self.bounds = step, chats, bounds
+        self.last_input = self.last_output = None
 
 
 class _MaskedScale(torch.autograd.Function):
@@ -36,57 +65,83 @@ class _MaskedScale(torch.autograd.Function):
         return (upstream[0] * ctx.scale).mul_(kept), None, None
 
 
-class SharedDropout(nn.Module):
-    """One for a whole model: called again with the tensor it saw last, it gives the same output.
+class PlannedDropout(nn.Module):
+    """Dropout of one adapter's input.
 
     Args:
         rate: Share of elements set to zero.
+        number: The adapter's, its part of the key.
+        draws: Shared by all adapters of the model.
     """
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, number: int, draws: Draws) -> None:
         super().__init__()
-        self.rate = rate
-        self._input: torch.Tensor | None = None
-        self._output: torch.Tensor | None = None
+        self.rate, self.number, self.draws = rate, number, draws
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x of shape (…, T, H), T the tokens of the pass."""
         if not self.training or self.rate == 0:
             return x
-        if self._input is not x or self._output is None:
-            self._input, self._output = x, self._drop(x)
-        return self._output
+        draws = self.draws
+        if draws.last_input is not x or draws.last_output is None:
+            kept = self._keep_mask(x.shape[-2], x.shape[-1], x.device)
+            draws.last_output = _MaskedScale.apply(  # type: ignore[no-untyped-call] # torch's own
+                x, kept.view(x.shape), 1 / (1 - self.rate)
+            )
+            draws.last_input = x
+        assert draws.last_output is not None
+        return draws.last_output
 
-    def _drop(self, x: torch.Tensor) -> torch.Tensor:
-        if x.device.type != "cpu":
-            return nn.functional.dropout(x, self.rate)
-        dropped: torch.Tensor = _MaskedScale.apply(  # type: ignore[no-untyped-call] # torch's own
-            x, keep_mask(x.shape, self.rate), 1 / (1 - self.rate)
-        )
-        return dropped
+    def _keep_mask(self, num_tokens: int, width: int, device: torch.device) -> torch.Tensor:
+        """(T, H), True where an element is kept, drawn chat by chat."""
+        draws = self.draws
+        assert draws.bounds[-1] == num_tokens, "begin_pass was not called for this pass"
+        parts = [
+            _bits((draws.seed, draws.step, chat, self.number), (end - start) * width, device)
+            for chat, (start, end) in zip(draws.chats, pairwise(draws.bounds), strict=True)
+        ]
+        bits = torch.cat(parts).view(num_tokens, width)
+        kept: torch.Tensor = bits >= round(self.rate * 2**BITS) - 2 ** (BITS - 1)
+        return kept
 
 
-def keep_mask(shape: torch.Size, rate: float) -> torch.Tensor:
-    """True with probability 1 - rate.
+def _bits(key: tuple[int, int, int, int], num_elements: int, device: torch.device) -> torch.Tensor:
+    """Uniform int16 values that depend on the key alone.
 
-    Four elements a random integer of torch's generator: on a CPU a fifth of what `bernoulli_`
-    takes, which draws one by one (docs/log.md).
+    On a CPU four elements a word of Philox, a counter-based generator (Salmon et al., SC 2011),
+    which needs no state to be saved; on other devices torch's generator there, seeded by the key.
     """
-    num_elements = shape.numel()
-    words = torch.empty(-(-num_elements // 4), dtype=torch.int64).random_(-(2**63), None)
-    bits = words.view(torch.int16)[:num_elements].view(shape)
-    kept: torch.Tensor = bits >= round(rate * 2**BITS) - 2 ** (BITS - 1)
-    return kept
+    seed, step, chat, number = key
+    if device.type == "cpu":
+        philox = np.random.Philox(key=[seed << 32 | step, chat << 32 | number])
+        words = philox.random_raw(-(-num_elements // 4))
+        return torch.from_numpy(words.view(np.int16)[:num_elements])
+    mixed = np.random.Philox(key=[seed << 32 | step, chat << 32 | number]).random_raw()
+    generator = torch.Generator(device).manual_seed(int(mixed) >> 1)
+    low, high = -(2 ** (BITS - 1)), 2 ** (BITS - 1)
+    return torch.randint(
+        low, high, (num_elements,), dtype=torch.int16, device=device, generator=generator
+    )
 
 
-def share(model: PeftModel, rate: float) -> None:
-    """Gives all adapters of a model one dropout, and keeps their inputs in the base's numbers.
+def plan(model: PeftModel, rate: float, seed: int) -> Draws:
+    """Gives all adapters of a model planned dropout, and keeps their inputs in the base's numbers.
 
     PEFT copies each adapter's input to float32 first; under autocast the product is done in the
     base's numbers all the same. Its own switch for that is `cast_input_dtype_enabled`.
     """
-    shared = SharedDropout(rate)
+    draws = Draws(seed)
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    for number, layer in enumerate(layers):
+        layer.cast_input_dtype_enabled = False
+        for name in layer.lora_dropout:
+            layer.lora_dropout[name] = PlannedDropout(rate, number, draws)
+    return draws
+
+
+def draws_of(model: nn.Module) -> Draws | None:
+    """The draws of a model that `plan` was called for; None without dropout."""
     for module in model.modules():
-        if isinstance(module, LoraLayer):
-            module.cast_input_dtype_enabled = False
-            for name in module.lora_dropout:
-                module.lora_dropout[name] = shared
+        if isinstance(module, PlannedDropout):
+            return module.draws
+    return None

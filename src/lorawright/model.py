@@ -150,7 +150,7 @@ def add_adapter(base: Any, settings: LoraSettings, seed: int) -> PeftModel:
             hint="leave `lm_head` out; `all-linear` does",
         )
     to_float32(model)
-    dropout.share(model, settings.dropout)
+    dropout.plan(model, settings.dropout, seed)
     return model
 
 

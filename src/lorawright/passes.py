@@ -29,6 +29,7 @@ class StepDataset(Dataset[dict[str, Any]]):
         step = self.plan[number]
         return {
             "number": number,
+            "chats": step.passes[self.rank],
             "passes": [
                 pass_tensors(chats, self.store, self.implementation)
                 for chats in step.passes[self.rank]

@@ -143,17 +143,9 @@ def _optimizer(config: Config, hardware: Hardware, reasons: dict[str, str]) -> s
 
 
 def _distributed(config: Config, reasons: dict[str, str]) -> dict[str, object]:
-    settings = config.distributed
-    if settings.strategy not in ("auto", "none") or settings.num_processes not in ("auto", 1):
-        raise ConfigError(
-            f"`distributed` asks for {settings.num_processes} processes with "
-            f"`{settings.strategy}`; this version trains in one process",
-            where="distributed",
-            hint="write `strategy: none`; the steps of a run do not depend on it",
-        )
-    if settings.strategy == "auto":
+    if config.distributed.strategy == "auto":
         reasons["distributed.strategy"] = "one process"
-    if settings.num_processes == "auto":
+    if config.distributed.num_processes == "auto":
         reasons["distributed.num_processes"] = "this version trains in one process"
     return {"strategy": "none", "num_processes": 1}
 

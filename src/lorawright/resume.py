@@ -25,16 +25,18 @@ TRAJECTORY = {
 }
 
 
-def identity(config: Config, plan: Plan, prepared: Prepared) -> dict[str, Any]:
+def identity(config: Config, plan: Plan, prepared: Prepared, base_weights: str) -> dict[str, Any]:
     """What must be equal for a resumed run to be the same run; memory and logging are not in it.
 
     Args:
         config: Resolved.
         plan: Its steps.
         prepared: Its chats.
+        base_weights: Digest of the base model's weights.
     """
     return {
         "model": config.model.model_dump(mode="json"),
+        "base_weights": base_weights,
         "lora": config.lora.model_dump(mode="json"),
         "training": config.training.model_dump(mode="json", include=TRAJECTORY),
         "num_steps": plan.num_steps,

@@ -132,6 +132,7 @@ def _project_config(model: str) -> str:
     lines = text.split("\n")
     start = next(number for number, line in enumerate(lines) if not line.startswith("#"))
     body = "\n".join(lines[start:]).replace("Qwen/Qwen2.5-0.5B-Instruct", model, 1)
+    body = body.replace("output: runs/qwen2.5-0.5b", "output: runs/first")
     header = (
         "# Your run. Put your chats into data/train and data/eval, then:\n"
         "#   lorawright check config.yaml\n"

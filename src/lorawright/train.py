@@ -262,7 +262,8 @@ def _saved(path: Path, ready: Ready, folder: RunFolder) -> None:
 
 
 def _identity(ready: Ready) -> dict[str, Any]:
-    return resume.identity(ready.config, ready.plan, ready.prepared)
+    weights = hub.weights_digest(ready.model_folder)
+    return resume.identity(ready.config, ready.plan, ready.prepared, weights)
 
 
 def _resume_point(folder: RunFolder, ready: Ready, start: Start, screen: Screen) -> Path | None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,13 @@ from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from lorawright import head
+from lorawright import dropout, head
 from lorawright.config.schema import Config, Dtype
 from lorawright.errors import ConfigError, TrainError
 from lorawright.hardware import Device
 from lorawright.model import to_float32
 from lorawright.passes import StepDataset, pass_tensors
-from lorawright.plan import Plan, evaluation_passes
+from lorawright.plan import Pass, Plan, evaluation_passes
 from lorawright.store import ChatStore
 
 
@@ -152,6 +153,7 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         self.remove_callback(PrinterCallback)
         to_float32(self.model)  # TRL makes a quantized model's adapter bfloat16
         head.install(self.model.get_base_model())
+        self.draws = dropout.draws_of(self.model)
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Planned steps in order; the plan has shuffled, and knows this rank's share."""
@@ -170,8 +172,10 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         loss = torch.zeros((), device=self.args.device)
         self._num_hits = 0
         passes = inputs["passes"]
-        for number, tensors in enumerate(passes, 1):
+        for number, (chats, tensors) in enumerate(zip(inputs["chats"], passes, strict=True), 1):
             last = number == len(passes)
+            if self.draws is not None:
+                self.draws.begin_pass(inputs["number"], *self._keyed(chats))
             with nullcontext() if last else self.accelerator.no_sync(model):
                 loss += super().training_step(model, tensors, inputs["num_trained_tokens"])
         if not math.isfinite(loss.item()):
@@ -190,6 +194,12 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
             )
         )
         return loss
+
+    def _keyed(self, chats: Pass) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Chats of a pass and their bounds; an empty pass is one token of chat 0."""
+        if not chats:
+            return (0,), (0, 1)
+        return chats, (0, *accumulate(int(self.plan.num_tokens_N[chat]) for chat in chats))
 
     def compute_loss(
         self,

@@ -135,33 +135,43 @@ class Encoder:
                 yield row
                 continue
             pieces = [next(plain_ids if piece.plain else ids) for piece in layout]
-            yield self._prove(row[0], layout, pieces)
+            yield from self._prove(row[0], layout, pieces)
 
     def _prove(
         self, chat: Conversation, layout: list[Piece], pieces: list[list[int]]
-    ) -> EncodedChat | Problem:
+    ) -> Iterator[EncodedChat | Problem]:
         ids = [token for piece in pieces for token in piece]
         spans_a = _spans(layout, pieces)
         try:
             spans_b = derive.by_ids(ids, self.marks, chat, self.settings.train_on)
         except Refusal as refusal:
-            return self._unproven(chat, refusal)
+            yield self._unproven(chat, refusal)
+            return
         if spans_b[:1] and spans_b[0][0] == 0:
             spans_b[0] = (1, spans_b[0][1])
         if spans_a != spans_b:
             what = f"by text {self._shown(ids, spans_a)}, by ids {self._shown(ids, spans_b)}"
             message = f"the two derivations of the mask disagree: {what}"
-            return self._unproven(chat, Refusal("messages", message))
+            yield self._unproven(chat, Refusal("messages", message))
+            return
         encoded = EncodedChat(tuple(ids), tuple(spans_a), chat.file, chat.line, chat.split)
         if not spans_a:
             severity = _severity(self.settings.untrained)
             message = "has no trained token"
-            return _problem(chat, "messages", message, Kind.UNTRAINED, UNTRAINED_HINT, severity)
+            yield _problem(chat, "messages", message, Kind.UNTRAINED, UNTRAINED_HINT, severity)
+            return
         answers = _spans([replace(p, trained=p.is_answer) for p in layout], pieces)
         fitted = self._fit(encoded, answers)
         if isinstance(fitted, EncodedChat):
             self._count(fitted, layout, pieces)
-        return fitted
+            if len(fitted.ids) < len(ids):
+                num_lost = encoded.num_trained_tokens - fitted.num_trained_tokens
+                what = (
+                    f"cut from {len(ids)} to {len(fitted.ids)} tokens; {num_lost} trained ones lost"
+                )
+                severity = Severity.WARNING
+                yield _problem(chat, "messages", what, Kind.OVERLONG, OVERLONG_HINT, severity)
+        yield fitted
 
     def _unproven(self, chat: Conversation, refusal: Refusal) -> Problem:
         severity = _severity(self.settings.invalid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging as python_logging
 import os
 import warnings
 
@@ -18,6 +19,8 @@ def quiet() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    # bitsandbytes says on a CPU that an optional kernel is not installed; it has its own
+    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
     import datasets
 
     datasets.utils.logging.set_verbosity_error()

@@ -46,7 +46,8 @@ def train(
     from lorawright import train as stage
 
     if dry_run:
-        _dry_run(config, settings, json)
+        overrides = [part for override in set_ or [] for part in ("--set", override)]
+        _dry_run(["lorawright", "train", config, *overrides], settings, json)
         return
     start = (
         stage.Start.OVERWRITE
@@ -64,10 +65,10 @@ def train(
     elif result.stopped_by is None:
         print_result(result)
     if result.stopped_by is not None:
-        overrides = "".join(f"--set {shlex.quote(override)} " for override in set_ or [])
+        again = "".join(f"--set {shlex.quote(override)} " for override in set_ or [])
         console.err().print(
             f"stopped by {result.stopped_by.name}, saved; go on with: "
-            f"lorawright train {shlex.quote(config)} {overrides}--resume",
+            f"lorawright train {shlex.quote(config)} {again}--resume",
             markup=False,
         )
         raise typer.Exit(130 if result.stopped_by.name == "SIGINT" else 0)
@@ -99,7 +100,7 @@ def _as_json(result: Result) -> dict[str, object]:
     }
 
 
-def _dry_run(config_path: str, settings: object, json: bool) -> None:
+def _dry_run(command: list[str], settings: object, json: bool) -> None:
     """The resolved config, TRL's and PEFT's, and the command; nothing is loaded or written."""
     from lorawright import train as stage
     from lorawright.cli import console
@@ -108,11 +109,11 @@ def _dry_run(config_path: str, settings: object, json: bool) -> None:
 
     assert isinstance(settings, Config)
     ready = stage.get_ready(settings, stage.Screen())
-    facts = stage.describe(ready, ["lorawright", "train", config_path])
+    facts = stage.describe(ready, command)
     if json:
         console.print_json(facts)
         return
     out = console.out()
     out.print(dump_config(ready.config, ready.resolved.reasons), markup=False, end="")
     out.print(f"# {ready.plan.num_steps} steps", markup=False)
-    out.print(f"# command: {' '.join(facts['launch']['command'])}", markup=False)
+    out.print(f"# command: {shlex.join(command)}", markup=False)
