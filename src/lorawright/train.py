@@ -284,7 +284,7 @@ def _removed_on_error(folder: RunFolder) -> Iterator[None]:
     existed = folder.holds_a_run()
     try:
         yield
-    except BaseException:
+    except BaseException:  # whatever ends it, Ctrl-C included; raised again below
         if not existed and not folder.metrics.exists():
             shutil.rmtree(folder.path, ignore_errors=True)
         raise

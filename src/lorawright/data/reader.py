@@ -227,7 +227,11 @@ class Reader:
                 hint = "raise data.eval, or set it to null"
             else:
                 message = f"no chat is left for {split}, of {self.num_rows[split]} rows"
-                hint = "see the rows that were dropped, and the policies under data"
+                hint = (
+                    "lower the fraction data.eval: all chats fell into the evaluation set"
+                    if self._fraction is not None and self.num_chats[Split.EVAL]
+                    else "see the rows that were dropped, and the policies under data"
+                )
             file = settings.train if isinstance(source, float) else source
             yield self._report(Problem(file, None, "", message, hint, Kind.FILE), split)
 
