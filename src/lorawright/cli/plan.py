@@ -7,14 +7,15 @@ from lorawright.cli.options import ConfigFile, Json, Overrides
 
 def plan(config: ConfigFile, set_: Overrides = None, json: Json = False) -> None:
     """Show the steps of a run, its memory and its time."""
-    from lorawright import train
     from lorawright.cli import console
     from lorawright.cli.progress import RowCounter
     from lorawright.cli.quiet import quiet
     from lorawright.config import load
 
-    quiet()
     settings = load(config, set_ or []).config
+    quiet()
+    from lorawright import train
+
     with RowCounter(quiet=json) as progress:
         screen = train.Screen()
         screen.rows = progress  # type: ignore[method-assign] # one callback, no class needed

@@ -56,7 +56,9 @@ def _compare(run: Path) -> None:
 
     folder, config = open_run(run)
     talker = Talker.load(folder, ModelSettings.model_validate(config["model"]))
-    table = Table("question", "base", "tuned", expand=False)
+    table = Table()
+    for title in ("question", "base", "tuned"):
+        table.add_column(title, overflow="fold")
     for question in questions():
         messages = [{"role": "user", "content": question}]
         answers = [

@@ -20,7 +20,7 @@ def quiet() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     # bitsandbytes says on a CPU that an optional kernel is not installed; it has its own
-    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
+    python_logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(python_logging.ERROR)
     import datasets
 
     datasets.utils.logging.set_verbosity_error()

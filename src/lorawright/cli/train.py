@@ -33,7 +33,6 @@ def train(
     """Train; `--resume` goes on from the newest checkpoint."""
     from lorawright.cli import console
     from lorawright.cli.quiet import quiet
-    from lorawright.cli.screen import TrainScreen
     from lorawright.config import load
     from lorawright.errors import ConfigError
 
@@ -41,9 +40,10 @@ def train(
         raise ConfigError(
             "both given", where="--overwrite --resume", hint="begin anew or go on: choose one"
         )
-    quiet()
     settings = load(config, set_ or []).config
+    quiet()
     from lorawright import train as stage
+    from lorawright.cli.screen import TrainScreen
 
     if dry_run:
         overrides = [part for override in set_ or [] for part in ("--set", override)]
