@@ -31,6 +31,7 @@ from lorawright.types import EncodedChat, Kind, Problem, Severity, Split
 
 CACHE_VERSION = 1  # raise when ids, spans or the layout of the cache change
 FINDINGS = "findings.json"
+MOST_WARNINGS = 10_000  # of a kind that are listed; all are counted. A million rows cost memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +111,19 @@ class _Findings:
     """What is counted while rows pass."""
 
     problems: list[Problem] = field(default_factory=list)
+    num_by_severity: Counter[Severity] = field(default_factory=Counter)
+    num_by_kind: Counter[Kind] = field(default_factory=Counter)
     first_tokens: Counter[int] = field(default_factory=Counter)
     last_tokens: Counter[int] = field(default_factory=Counter)
     digest: Any = field(default_factory=hashlib.sha256)
+
+    def add(self, problem: Problem) -> None:
+        """Counts a problem and keeps it; of warnings of one kind only so many are kept."""
+        self.num_by_severity[problem.severity] += 1
+        self.num_by_kind[problem.kind] += 1
+        harmless = problem.severity is Severity.WARNING
+        if not harmless or self.num_by_kind[problem.kind] <= MOST_WARNINGS:
+            self.problems.append(problem)
 
     def see(self, encoded: EncodedChat) -> None:
         for start, end in encoded.spans:
@@ -133,15 +144,16 @@ def _build(
         }
         for row in encoder.run(_counted(reader, progress)):
             if isinstance(row, Problem):
-                findings.problems.append(row)
+                findings.add(row)
             else:
                 findings.see(row)
                 writers[row.split].append(row)
     stores = {split: ChatStore(work / f"{split}.arrow", split) for split in writers}
-    findings.problems += _empty_sets(config, stores, findings.problems)
+    for problem in _empty_sets(config, stores, findings.problems):
+        findings.add(problem)
     summary = {
         "problems": [asdict(problem) for problem in findings.problems],
-        "stats": _stats(stores, reader, findings.problems),
+        "stats": _stats(stores, reader, findings),
         "certificate": _certificate(encoder, stores, findings),
     }
     (work / FINDINGS).write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
@@ -185,7 +197,7 @@ def _empty_sets(
 
 
 def _stats(
-    stores: dict[Split, ChatStore], reader: data.Reader, problems: list[Problem]
+    stores: dict[Split, ChatStore], reader: data.Reader, findings: _Findings
 ) -> dict[str, Any]:
     train, evaluation = stores[Split.TRAIN], stores.get(Split.EVAL)
     stats = _set_stats(train)
@@ -194,9 +206,9 @@ def _stats(
         {**asdict(found), "unused_keys": sorted(found.unused_keys)} for found in reader.found
     ]
     stats["num_problems"] = {
-        str(severity): sum(p.severity is severity for p in problems) for severity in Severity
+        str(severity): findings.num_by_severity[severity] for severity in Severity
     }
-    stats["num_by_kind"] = dict(Counter(str(problem.kind) for problem in problems))
+    stats["num_by_kind"] = {str(kind): num for kind, num in findings.num_by_kind.items()}
     return stats
 
 
