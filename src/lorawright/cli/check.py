@@ -74,9 +74,11 @@ def _print_summary(prepared: object) -> None:
         )
     if not certificate["num_rows"]:
         return
+    num_tagged = certificate["agreed"]["by_generation_tags"]
+    tagged = "" if num_tagged is None else f", your tags agree in {console.number(num_tagged)}"
     out.print(
         f"masks: {console.number(certificate['num_spans'])} trained spans in "
-        f"{console.number(certificate['num_rows'])} rows, two derivations agree; every span ends "
-        f"with {', '.join(certificate['last_tokens'])}",
+        f"{console.number(certificate['num_rows'])} rows, two derivations agree{tagged}; every "
+        f"span ends with {', '.join(certificate['last_tokens'])}",
         markup=False,
     )
