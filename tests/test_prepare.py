@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,3 +75,14 @@ def test_cache_folder_that_cannot_be_made(
     with pytest.raises(DataError, match="cannot be written") as caught:
         prepare.run(make_config())
     assert "LORAWRIGHT_CACHE" in str(caught.value.hint)
+
+
+def test_a_failed_check_leaves_no_temporary_folder(tmp_path: Path) -> None:
+    """A missing file has no content to cache by; what is built for it goes with the process."""
+    code = (
+        "from lorawright import prepare; from lorawright.config import Config; "
+        "prepare.run(Config.model_validate({'model': {'name': 'tiny'}, 'data': {'train': './no'}}))"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    assert list(tmp_path.iterdir()) == []

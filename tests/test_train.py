@@ -288,3 +288,23 @@ def test_resume_refuses_another_base(make_config: MakeConfig, tmp_path: Path) ->
     save_file({k: v * 1.1 for k, v in weights.items()}, base / "model.safetensors")
     with pytest.raises(RunFolderError, match="base_weights was"):
         train.run(config, start=Start.RESUME)
+
+
+def test_resume_compares_weights_that_are_still_to_be_fetched(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a hub id and a new cache: only the tokenizer is there when the chats are encoded."""
+    whole = hub.model_folder("tiny")
+    cache = tmp_path / "snapshot"
+    shutil.copytree(whole, cache, ignore=shutil.ignore_patterns("*.safetensors"))
+
+    def fetch(*_: object, **__: object) -> Path:
+        shutil.copytree(whole, cache, dirs_exist_ok=True)
+        return cache
+
+    monkeypatch.setattr(hub, "tokenizer_folder", lambda *_: cache)
+    monkeypatch.setattr(hub, "model_folder", fetch)
+    config = make_config(epochs=2, save_steps=3)
+    train.run(config)
+    (cache / "model.safetensors").unlink()
+    train.run(config, start=Start.RESUME)

@@ -8,6 +8,7 @@ or `train` on the same input opens the files and tokenizes nothing.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import shutil
@@ -78,7 +79,9 @@ def run(config: Config, *, progress: Callable[[int], None] | None = None) -> Pre
     encoder = chat.Encoder(tokenizer, config.data, _tags(config))
     key = _cache_key(config, encoder)
     if key is None:
-        return _build(config, encoder, Path(tempfile.mkdtemp(prefix="lorawright-")), progress)
+        work = Path(tempfile.mkdtemp(prefix="lorawright-"))
+        atexit.register(shutil.rmtree, work, ignore_errors=True)  # read until the process ends
+        return _build(config, encoder, work, progress)
     cached = _cache_root() / key
     if not (cached / FINDINGS).is_file():
         _fill(cached, lambda work: _build(config, encoder, work, progress))

@@ -61,7 +61,7 @@ class Ready:
     prepared: Prepared
     resolved: Resolved
     plan: Plan
-    model_folder: Path
+    model_folder: Path  # at least tokenizer and config; weights may still be on the hub
 
     @property
     def config(self) -> Config:
@@ -154,16 +154,18 @@ def run(config: Config, *, start: Start = Start.NEW, screen: Screen | None = Non
         folder.refuse_if_taken()
     ready = get_ready(config, screen)
     args = _sft_config(ready, folder)
-    resume_from = _resume_point(folder, ready, start, screen)
-    wrapped = _load_model(ready)
+    base_folder = _base_folder(ready.config)
+    identity = _identity(ready, base_folder)
+    resume_from = _resume_point(folder, identity, start, screen)
+    wrapped = _load_model(ready, base_folder)
     if start is Start.OVERWRITE:
         folder.clear()
     with stop_on_signals() as stop, _removed_on_error(folder), _out_of_memory(ready):
-        _write_facts(folder, ready)
+        _write_facts(folder, ready, identity)
         watcher = Watcher(
             on_log=lambda line: _log(folder, screen, line),
             on_step=screen.step,
-            on_saved=lambda path: _saved(path, ready, folder),
+            on_saved=lambda path: _saved(path, ready, folder, identity),
             should_stop=stop,
         )
         trainer = _build_trainer(ready, wrapped, args, watcher)
@@ -205,11 +207,14 @@ def _sft_config(ready: Ready, folder: RunFolder) -> Any:
     )
 
 
-def _load_model(ready: Ready) -> Any:
+def _base_folder(config: Config) -> Path:
+    """The base with its weights; a hub id's are fetched here, before anything is compared."""
+    settings = config.model
+    return hub.model_folder(settings.name, settings.revision, with_code=settings.trust_remote_code)
+
+
+def _load_model(ready: Ready, folder: Path) -> Any:
     config, device = ready.config, ready.resolved.hardware.device
-    folder = hub.model_folder(
-        config.model.name, config.model.revision, with_code=config.model.trust_remote_code
-    )
     base = model.load_base(config.model, folder, device, training=True)
     return model.add_adapter(base, config.lora, config.training.seed)
 
@@ -238,7 +243,7 @@ def _load_tokenizer(ready: Ready) -> Any:
     return found
 
 
-def _write_facts(folder: RunFolder, ready: Ready) -> None:
+def _write_facts(folder: RunFolder, ready: Ready, identity: dict[str, Any]) -> None:
     folder.write_facts(
         ready.config,
         ready.resolved.reasons,
@@ -246,7 +251,7 @@ def _write_facts(folder: RunFolder, ready: Ready) -> None:
         ready.prepared.stats,
         ready.prepared.certificate,
         ready.prepared.rejected,
-        hub.weights_digest(ready.model_folder),
+        identity["base_weights"],
     )
 
 
@@ -256,22 +261,24 @@ def _log(folder: RunFolder, screen: Screen, line: dict[str, float]) -> None:
         screen.line(line)
 
 
-def _saved(path: Path, ready: Ready, folder: RunFolder) -> None:
-    checkpoint.seal(path, {"step": checkpoint.step_of(path), "belongs_to": _identity(ready)})
+def _saved(path: Path, ready: Ready, folder: RunFolder, identity: dict[str, Any]) -> None:
+    checkpoint.seal(path, {"step": checkpoint.step_of(path), "belongs_to": identity})
     checkpoint.keep_newest(folder.checkpoints, ready.config.training.keep_checkpoints)
 
 
-def _identity(ready: Ready) -> dict[str, Any]:
-    weights = hub.weights_digest(ready.model_folder)
+def _identity(ready: Ready, base_folder: Path) -> dict[str, Any]:
+    weights = hub.weights_digest(base_folder)
     return resume.identity(ready.config, ready.plan, ready.prepared, weights)
 
 
-def _resume_point(folder: RunFolder, ready: Ready, start: Start, screen: Screen) -> Path | None:
+def _resume_point(
+    folder: RunFolder, identity: dict[str, Any], start: Start, screen: Screen
+) -> Path | None:
     """The checkpoint to go on from; makes the run's metrics end there."""
     if start not in (Start.RESUME, Start.RESUME_ANYWAY):
         return None
     anyway = start is Start.RESUME_ANYWAY
-    latest, notes = resume.find(folder, _identity(ready), anyway=anyway)
+    latest, notes = resume.find(folder, identity, anyway=anyway)
     for text in notes:
         screen.note(text)
     folder.rewind_metrics(0 if latest is None else checkpoint.step_of(latest))
