@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from lorawright import dropout, head
+from lorawright import distributed, dropout, head
 from lorawright.config.schema import Config, Dtype
 from lorawright.errors import ConfigError, TrainError
 from lorawright.hardware import Device
@@ -108,6 +107,7 @@ def _sft_fields(config: Config, device: Device, output: Path, evaluates: bool) -
         "remove_unused_columns": False,
         "disable_tqdm": True,
         "include_num_input_tokens_seen": "no",
+        "ddp_find_unused_parameters": False,  # every pass reaches every adapter
     }
 
 
@@ -176,7 +176,7 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
             last = number == len(passes)
             if self.draws is not None:
                 self.draws.begin_pass(inputs["number"], *self._keyed(chats))
-            with nullcontext() if last else self.accelerator.no_sync(model):
+            with distributed.pass_of_a_step(self.accelerator, model, last=last):
                 loss += super().training_step(model, tensors, inputs["num_trained_tokens"])
         if not math.isfinite(loss.item()):
             raise TrainError(
@@ -227,18 +227,20 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         started = time.perf_counter()
         model = self.model_wrapped
         model.eval()
-        loss_sum, num_hits, num_targets = 0.0, 0, 0
-        for chats in evaluation_passes(self.eval_chats.num_tokens_N, self.plan.tokens_per_pass):
-            tensors = pass_tensors(chats, self.eval_chats, self.implementation)
+        lengths, tokens = self.eval_chats.num_tokens_N, self.plan.tokens_per_pass
+        sums_K = torch.zeros(3, dtype=torch.float64, device=self.args.device)
+        for chats in distributed.share_of(evaluation_passes(lengths, tokens), self.accelerator):
+            tensors = pass_tensors(chats or (), self.eval_chats, self.implementation)
             with self.compute_loss_context_manager():
                 output = model(**self._prepare_inputs(tensors))
-            loss_sum += float(output["loss_sum"])
-            num_hits += int(output["num_hits"])
-            num_targets += len(tensors["targets_P"])
+            sums_K[0] += output["loss_sum"]
+            sums_K[1] += output["num_hits"]
+            sums_K[2] += len(tensors["targets_P"])
+        loss_sum, num_hits, num_targets = self.accelerator.reduce(sums_K, "sum").tolist()
         metrics = {
             "eval_loss": loss_sum / num_targets,
             "eval_token_accuracy": num_hits / num_targets,
-            "eval_trained_tokens": num_targets,
+            "eval_trained_tokens": int(num_targets),
             "eval_seconds": time.perf_counter() - started,
         }
         self.log(metrics)
@@ -249,7 +251,9 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the steps since the last line amount to."""
         if "loss" in logs:
-            logs |= _summary(self.records)
+            hits = torch.tensor(sum(record.num_hits for record in self.records))
+            num_hits = self.accelerator.reduce(hits.to(self.args.device), "sum")
+            logs |= _summary(self.records, int(num_hits))
             self.records.clear()
         super().log(logs, start_time)
         self.watcher.on_log({"step": self.state.global_step, **logs})
@@ -262,14 +266,14 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         """Not in checkpoints; TRL writes one into each."""
 
 
-def _summary(records: list[StepRecord]) -> dict[str, float]:
+def _summary(records: list[StepRecord], num_hits: int) -> dict[str, float]:
     seconds = sum(record.seconds for record in records)
     num_tokens = sum(record.num_tokens for record in records)
     num_trained = sum(record.num_trained_tokens for record in records)
     return {
         "tokens": num_tokens,
         "trained_tokens": num_trained,
-        "token_accuracy": sum(record.num_hits for record in records) / num_trained,
+        "token_accuracy": num_hits / num_trained,
         "tokens_per_second": num_tokens / seconds,
         "seconds": seconds,
     }

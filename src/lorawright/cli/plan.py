@@ -15,9 +15,10 @@ def plan(config: ConfigFile, set_: Overrides = None, json: Json = False) -> None
     settings = load(config, set_ or []).config
     quiet()
     from lorawright import train
+    from lorawright.screen import Screen
 
     with RowCounter(quiet=json) as progress:
-        screen = train.Screen()
+        screen = Screen()
         screen.rows = progress  # type: ignore[method-assign] # one callback, no class needed
         ready = train.get_ready(settings, screen)
     steps = list(ready.plan)
