@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import types
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,23 +125,26 @@ def install(base: Any) -> None:
             return passed_on(*args, **kwargs)
         hidden_TH = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state[0]
         head = self.get_output_embeddings()
-        with _gathered(head.weight):
-            loss_sum, num_hits = chunked_loss(
-                hidden_TH[positions_P], _whole(head.weight), _whole(head.bias), targets_P
-            )
+        loss_sum, num_hits = head(hidden_TH[positions_P], targets_P=targets_P)
         return HeadOutput(loss_sum=loss_sum, num_hits=num_hits)
 
     base.forward = types.MethodType(forward, base)
+    _score_inside(base.get_output_embeddings())
 
 
-def _gathered(weight: torch.Tensor) -> AbstractContextManager[Any]:
-    """ZeRO-3 holds a share of each weight; outside the module's own forward it must be asked."""
-    if not hasattr(weight, "ds_id"):
-        return nullcontext()
-    import deepspeed
+def _score_inside(head: Any) -> None:
+    """Teaches the head's module to answer `targets_P` with sums.
 
-    context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters([weight])
-    return context
+    ZeRO-3 and FSDP2 hold a share of each weight and gather it around its module's own forward.
+    """
+    passed_on = head.forward
+
+    def forward(self: Any, hidden_PH: Any, *, targets_P: torch.Tensor | None = None) -> Any:
+        if targets_P is None:
+            return passed_on(hidden_PH)
+        return chunked_loss(hidden_PH, _whole(self.weight), _whole(self.bias), targets_P)
+
+    head.forward = types.MethodType(forward, head)
 
 
 def _whole(weight: Any) -> Any:
