@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from lorawright.config.schema import DistributedSettings, Strategy
+from lorawright.config.schema import DistributedSettings, Dtype, Strategy
 from lorawright.errors import TrainError
 from lorawright.hardware import Device
 from lorawright.strategy import DEEPSPEED
@@ -147,6 +147,25 @@ def check_started(accelerator: Any, settings: DistributedSettings, device: Devic
                 where=f"process {accelerator.process_index}",
                 hint="this is a fault of the launch; `lorawright train CONFIG --dry-run` prints it",
             )
+
+
+@contextmanager
+def loading(settings: DistributedSettings, dtype: Dtype) -> Iterator[None]:
+    """While the base is loaded; ZeRO-3 divides it at once, in the numbers of its bfloat16 mode.
+
+    That mode is off otherwise (see launch.py), and a bfloat16 base would become float32.
+    """
+    if settings.strategy is not Strategy.ZERO3:
+        yield
+        return
+    from transformers.integrations.deepspeed import deepspeed_config
+
+    mode = deepspeed_config()["bf16"]
+    mode["enabled"] = dtype is Dtype.BFLOAT16
+    try:
+        yield
+    finally:
+        mode["enabled"] = False
 
 
 def pass_of_a_step(accelerator: Any, model: Any, *, last: bool) -> AbstractContextManager[Any]:

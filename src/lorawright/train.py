@@ -41,7 +41,7 @@ from lorawright.resolve import Resolved, resolve
 from lorawright.run_folder import RunFolder
 from lorawright.screen import Relay, Screen, replay
 from lorawright.signals import Stop, stop_on_signals
-from lorawright.trainer import PlannedTrainer, Watcher, sft_config
+from lorawright.trainer import PlannedTrainer, Watcher, own_autocast, sft_config
 
 NUM_COMPARED = 32  # chats that both tokenizers read before training
 
@@ -290,7 +290,8 @@ def _base_folder(config: Config) -> Path:
 
 def _load_model(ready: Ready, folder: Path) -> Any:
     config, device = ready.config, ready.resolved.hardware.device
-    base = model.load_base(config.model, folder, device, training=True)
+    with distributed.loading(config.distributed, config.model.dtype):
+        base = model.load_base(config.model, folder, device, training=True)
     return model.add_adapter(base, config.lora, config.training.seed)
 
 
@@ -305,6 +306,7 @@ def _build_trainer(ready: Ready, wrapped: Any, args: Any, watcher: Watcher) -> P
         evaluation=ready.prepared.eval,
         tokenizer=_load_tokenizer(ready),
         watcher=watcher,
+        autocasts=own_autocast(ready.config),
     )
 
 

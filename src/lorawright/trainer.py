@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -22,7 +23,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from lorawright import distributed, dropout, head
-from lorawright.config.schema import Config, Dtype
+from lorawright.config.schema import Config, Dtype, Strategy
 from lorawright.errors import ConfigError, TrainError
 from lorawright.hardware import Device
 from lorawright.model import to_float32
@@ -99,7 +100,7 @@ def _sft_fields(config: Config, device: Device, output: Path, evaluates: bool) -
         "report_to": list(training.trackers),
         "seed": training.seed,
         "data_seed": config.data.seed,
-        "bf16": config.model.dtype is Dtype.BFLOAT16,
+        "bf16": config.model.dtype is Dtype.BFLOAT16 and not own_autocast(config),
         "fp16": config.model.dtype is Dtype.FLOAT16,
         "use_cpu": device is Device.CPU,
         "max_length": None,
@@ -109,6 +110,12 @@ def _sft_fields(config: Config, device: Device, output: Path, evaluates: bool) -
         "include_num_input_tokens_seen": "no",
         "ddp_find_unused_parameters": False,  # every pass reaches every adapter
     }
+
+
+def own_autocast(config: Config) -> bool:
+    """DeepSpeed and FSDP would make the adapter bfloat16, or compute it in other places."""
+    replaced = config.distributed.strategy not in (Strategy.NONE, Strategy.DDP)
+    return config.model.dtype is Dtype.BFLOAT16 and replaced
 
 
 class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
@@ -122,6 +129,7 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         evaluation: The evaluation set, or None.
         tokenizer: Transformers'; saved with every checkpoint.
         watcher: Told of every step, line and checkpoint.
+        autocasts: Whether to compute in bfloat16 by ourselves, see `own_autocast`.
     """
 
     def __init__(
@@ -134,11 +142,13 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         evaluation: ChatStore | None,
         tokenizer: Any,
         watcher: Watcher,
+        autocasts: bool = False,
     ) -> None:
         self.plan = plan
         self.chats = train
         self.eval_chats = evaluation
         self.watcher = watcher
+        self.autocasts = autocasts
         self.implementation = str(model.config._attn_implementation)
         self.records: list[StepRecord] = []
         super().__init__(
@@ -219,6 +229,12 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         """Where the chats of a step come from."""
         chats = [self.chats[index] for index in self.plan[step].chats]
         return ", ".join(f"{chat.file}:{chat.line}" for chat in chats)
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
+        """Around every forward pass; DDP's and a single process's are accelerate's own."""
+        if not self.autocasts:
+            return nullcontext()
+        return torch.autocast(self.args.device.type, torch.bfloat16, cache_enabled=cache_enabled)
 
     @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
