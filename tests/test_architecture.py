@@ -34,7 +34,7 @@ LAYERS: list[set[str]] = [
     {"launch", "distributed", "supervise"},
     {"model", "resolve", "passes", "run_folder", "view", "prepare", "starter", "quickstart"},
     {"trainer", "talk", "doctor", "resume", "job", "mishaps"},
-    {"screen", "launcher"},
+    {"screen", "launcher", "adapter"},
     {"ranks"},
     {"train"},
     {"cli"},
