@@ -16,7 +16,8 @@ FILES = sorted(SRC.rglob("*.py"))
 # Who may import whom: a file imports only from layers below its own.
 LAYERS: list[set[str]] = [
     {"errors", "types"},
-    {"config", "hardware", "hub"},
+    {"config", "hardware", "hub", "prefix"},
+    {"layout"},
     {
         "data",
         "chat",

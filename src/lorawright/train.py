@@ -22,14 +22,16 @@ from lorawright import chat, checkpoint, estimate, hardware, hub, model, prepare
 from lorawright.config.schema import Config
 from lorawright.errors import TrainError
 from lorawright.model import Trainable
-from lorawright.plan import Plan
+from lorawright.plan import Order, Plan
 from lorawright.prepare import Prepared
 from lorawright.resolve import Resolved, resolve
 from lorawright.run_folder import RunFolder
 from lorawright.signals import stop_on_signals
+from lorawright.store import ChatStore
 from lorawright.trainer import PlannedTrainer, StepRecord, Watcher, sft_config
 
 NUM_COMPARED = 32  # chats that both tokenizers read before training
+EVALUATION_CHATS = 64  # that share prefixes in an evaluation
 
 
 class Start(StrEnum):
@@ -94,24 +96,34 @@ def get_ready(config: Config, screen: Screen) -> Ready:
     if prepared.eval is not None:
         longest = max(longest, int(prepared.eval.num_tokens_N.max()))
     resolved = resolve(config, hardware.detect(), folder, longest)
-    plan = make_plan(resolved.config, prepared)
+    plan = make_plan(resolved.config, prepared.train)
     screen.planned(resolved, plan)
     return Ready(prepared, resolved, plan, folder)
 
 
-def make_plan(config: Config, prepared: Prepared) -> Plan:
+def make_plan(config: Config, chats: ChatStore) -> Plan:
     """The plan of a resolved config."""
-    tokens_per_pass = config.training.tokens_per_pass
-    assert isinstance(tokens_per_pass, int)
+    training = config.training
+    assert isinstance(training.tokens_per_pass, int)
     return Plan(
-        prepared.train.num_tokens_N,
-        prepared.train.num_trained_N,
-        batch_size=config.training.batch_size,
-        num_epochs=config.training.epochs,
+        chats.num_tokens_N,
+        chats.num_trained_N,
+        batch_size=training.batch_size,
+        num_epochs=training.epochs,
         seed=config.data.seed,
-        tokens_per_pass=tokens_per_pass,
-        max_steps=config.training.max_steps,
+        tokens_per_pass=training.tokens_per_pass,
+        ids=chats.ids,
+        sharing=training.share_prefixes,
+        order=Order.GROUPED if training.group_prefixes else Order.SHUFFLED,
+        max_steps=training.max_steps,
     )
+
+
+def evaluation_plan(config: Config, chats: ChatStore) -> Plan:
+    """An evaluation set once, so many chats at a time that those which begin alike meet."""
+    wide = {"batch_size": EVALUATION_CHATS, "epochs": 1, "max_steps": None}
+    training = config.training.model_copy(update={**wide, "group_prefixes": False})
+    return make_plan(config.model_copy(update={"training": training}), chats)
 
 
 def estimate_seconds(ready: Ready, num_tokens: int, num_trained_tokens: int) -> float | None:
@@ -221,13 +233,16 @@ def _load_model(ready: Ready, folder: Path) -> Any:
 
 def _build_trainer(ready: Ready, wrapped: Any, args: Any, watcher: Watcher) -> PlannedTrainer:
     tensorboard = Path(args.output_dir).with_name("tensorboard")
+    evaluation = ready.prepared.eval
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(tensorboard)  # its callback's only way in
     return PlannedTrainer(
         model=wrapped,
         args=args,
         plan=ready.plan,
         train=ready.prepared.train,
-        evaluation=ready.prepared.eval,
+        evaluation=evaluation,
+        eval_plan=None if evaluation is None else evaluation_plan(ready.config, evaluation),
+        log_entropy=ready.config.training.log_entropy,
         tokenizer=_load_tokenizer(ready),
         watcher=watcher,
     )

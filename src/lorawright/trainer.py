@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,10 @@ from lorawright import dropout, head
 from lorawright.config.schema import Config, Dtype
 from lorawright.errors import ConfigError, TrainError
 from lorawright.hardware import Device
+from lorawright.layout import PassKind
 from lorawright.model import to_float32
-from lorawright.passes import StepDataset, pass_tensors
-from lorawright.plan import Pass, Plan, evaluation_passes
+from lorawright.passes import StepDataset, step_tensors
+from lorawright.plan import Plan
 from lorawright.store import ChatStore
 
 
@@ -39,6 +39,7 @@ class StepRecord:
     num_tokens: int
     num_trained_tokens: int
     num_hits: int
+    entropy_sum: float | None
     seconds: float
 
 
@@ -120,6 +121,8 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         plan: The steps.
         train: The chats they are made of.
         evaluation: The evaluation set, or None.
+        eval_plan: Its one round, or None.
+        log_entropy: Whether to sum entropies.
         tokenizer: Transformers'; saved with every checkpoint.
         watcher: Told of every step, line and checkpoint.
     """
@@ -132,12 +135,15 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         plan: Plan,
         train: ChatStore,
         evaluation: ChatStore | None,
+        eval_plan: Plan | None,
+        log_entropy: bool,
         tokenizer: Any,
         watcher: Watcher,
     ) -> None:
         self.plan = plan
         self.chats = train
-        self.eval_chats = evaluation
+        self.eval_chats, self.eval_plan = evaluation, eval_plan
+        self.log_entropy = log_entropy
         self.watcher = watcher
         self.implementation = str(model.config._attn_implementation)
         self.records: list[StepRecord] = []
@@ -170,12 +176,14 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         """
         started = time.perf_counter()
         loss = torch.zeros((), device=self.args.device)
-        self._num_hits = 0
-        passes = inputs["passes"]
-        for number, (chats, tensors) in enumerate(zip(inputs["chats"], passes, strict=True), 1):
-            last = number == len(passes)
+        self._num_hits, self._entropy_sum = 0, 0.0
+        for number, tensors in enumerate(inputs["passes"]):
             if self.draws is not None:
-                self.draws.begin_pass(inputs["number"], *self._keyed(chats))
+                self.draws.begin_pass(inputs["number"], inputs["drawn"][number])
+            if inputs["kinds"][number] is PassKind.COLLECT:
+                self._collect(model, tensors)
+                continue
+            last = number == len(inputs["passes"]) - 1
             with nullcontext() if last else self.accelerator.no_sync(model):
                 loss += super().training_step(model, tensors, inputs["num_trained_tokens"])
         if not math.isfinite(loss.item()):
@@ -190,16 +198,18 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
                 inputs["num_tokens"],
                 inputs["num_trained_tokens"],
                 self._num_hits,
+                self._entropy_sum if self.log_entropy else None,
                 time.perf_counter() - started,
             )
         )
         return loss
 
-    def _keyed(self, chats: Pass) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Chats of a pass and their bounds; an empty pass is one token of chat 0."""
-        if not chats:
-            return (0,), (0, 1)
-        return chats, (0, *accumulate(int(self.plan.num_tokens_N[chat]) for chat in chats))
+    @torch.no_grad()
+    def _collect(self, model: Any, tensors: dict[str, Any]) -> None:
+        """Forward only: the attention keeps keys and values for the step's other passes."""
+        model.train()
+        with self.compute_loss_context_manager():
+            model(**self._prepare_inputs(tensors))
 
     def compute_loss(
         self,
@@ -209,32 +219,33 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         num_items_in_batch: Any = None,
     ) -> Any:
         """A pass's share of the step's loss: its sum over the step's number of trained tokens."""
-        output = model(**inputs)
+        output = model(**inputs, with_entropy=self.log_entropy)
         self._num_hits += int(output["num_hits"])
+        self._entropy_sum += float(output["entropy_sum"])
         # DDP averages gradients over processes; the sum over the step is wanted
         loss = output["loss_sum"] * self.accelerator.num_processes / num_items_in_batch
         return (loss, output) if return_outputs else loss
 
     def addresses(self, step: int) -> str:
         """Where the chats of a step come from."""
-        chats = [self.chats[index] for index in self.plan[step].chats]
+        chats = [self.chats[int(index)] for index in self.plan.chats(step)]
         return ", ".join(f"{chat.file}:{chat.line}" for chat in chats)
 
     @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Loss and accuracy as means over all trained tokens of the evaluation set."""
-        assert self.eval_chats is not None
+        assert self.eval_chats is not None and self.eval_plan is not None
         started = time.perf_counter()
         model = self.model_wrapped
         model.eval()
         loss_sum, num_hits, num_targets = 0.0, 0, 0
-        for chats in evaluation_passes(self.eval_chats.num_tokens_N, self.plan.tokens_per_pass):
-            tensors = pass_tensors(chats, self.eval_chats, self.implementation)
-            with self.compute_loss_context_manager():
-                output = model(**self._prepare_inputs(tensors))
-            loss_sum += float(output["loss_sum"])
-            num_hits += int(output["num_hits"])
-            num_targets += len(tensors["targets_P"])
+        for step in self.eval_plan.evaluation():
+            for tensors in step_tensors(step, 0, self.eval_chats, self.implementation):
+                with self.compute_loss_context_manager():
+                    output = model(**self._prepare_inputs(tensors))
+                loss_sum += float(output["loss_sum"])
+                num_hits += int(output["num_hits"])
+            num_targets += step.num_trained_tokens
         metrics = {
             "eval_loss": loss_sum / num_targets,
             "eval_token_accuracy": num_hits / num_targets,
@@ -266,7 +277,9 @@ def _summary(records: list[StepRecord]) -> dict[str, float]:
     seconds = sum(record.seconds for record in records)
     num_tokens = sum(record.num_tokens for record in records)
     num_trained = sum(record.num_trained_tokens for record in records)
+    entropies = [record.entropy_sum for record in records if record.entropy_sum is not None]
     return {
+        **({"entropy": sum(entropies) / num_trained} if entropies else {}),
         "tokens": num_tokens,
         "trained_tokens": num_trained,
         "token_accuracy": sum(record.num_hits for record in records) / num_trained,
