@@ -17,7 +17,7 @@ FILES = sorted(SRC.rglob("*.py"))
 LAYERS: list[set[str]] = [
     {"errors", "types"},
     {"config", "hardware", "hub", "prefix"},
-    {"layout"},
+    {"layout", "dropout"},
     {
         "data",
         "chat",
@@ -26,7 +26,7 @@ LAYERS: list[set[str]] = [
         "estimate",
         "attention",
         "head",
-        "dropout",
+        "lean",
         "checkpoint",
         "signals",
     },

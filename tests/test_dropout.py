@@ -21,7 +21,7 @@ def mask(rate: float, bounds: tuple[int, ...], width: int, number: int = 0) -> t
     draws = Draws(seed=1)
     sizes = [end - start for start, end in pairwise(bounds)]
     draws.begin_pass(3, [(chat, 0, size) for chat, size in enumerate(sizes)])
-    return PlannedDropout(rate, number, draws)._keep_mask(bounds[-1], width, CPU)
+    return PlannedDropout(rate, number, draws).keep_mask(bounds[-1], width, CPU)
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.5, 0.9])
@@ -43,13 +43,13 @@ def test_a_chats_mask_is_its_own_in_any_pass() -> None:
     draws = Draws(seed=1)
     layer = PlannedDropout(0.5, 2, draws)
     draws.begin_pass(5, [(7, 0, 10), (4, 0, 20)])
-    together = layer._keep_mask(30, 6, CPU)
+    together = layer.keep_mask(30, 6, CPU)
     draws.begin_pass(5, [(4, 0, 20)])
-    assert torch.equal(layer._keep_mask(20, 6, CPU), together[10:])
+    assert torch.equal(layer.keep_mask(20, 6, CPU), together[10:])
     draws.begin_pass(5, [(4, 7, 20)])
-    assert torch.equal(layer._keep_mask(13, 6, CPU), together[17:])
+    assert torch.equal(layer.keep_mask(13, 6, CPU), together[17:])
     draws.begin_pass(6, [(4, 0, 20)])
-    assert not torch.equal(layer._keep_mask(20, 6, CPU), together[10:])
+    assert not torch.equal(layer.keep_mask(20, 6, CPU), together[10:])
 
 
 def test_output_and_gradient() -> None:

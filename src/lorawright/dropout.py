@@ -83,7 +83,7 @@ class PlannedDropout(nn.Module):
             return x
         draws = self.draws
         if draws.last_input is not x or draws.last_output is None:
-            kept = self._keep_mask(x.shape[-2], x.shape[-1], x.device)
+            kept = self.keep_mask(x.shape[-2], x.shape[-1], x.device)
             draws.last_output = _MaskedScale.apply(  # type: ignore[no-untyped-call] # torch's own
                 x, kept.view(x.shape), 1 / (1 - self.rate)
             )
@@ -91,7 +91,7 @@ class PlannedDropout(nn.Module):
         assert draws.last_output is not None
         return draws.last_output
 
-    def _keep_mask(self, num_tokens: int, width: int, device: torch.device) -> torch.Tensor:
+    def keep_mask(self, num_tokens: int, width: int, device: torch.device) -> torch.Tensor:
         """(T, H), True where an element is kept, drawn chat by chat."""
         draws = self.draws
         parts = [
