@@ -27,6 +27,7 @@ LAYERS: list[set[str]] = [
         "attention",
         "head",
         "lean",
+        "compiled",
         "checkpoint",
         "signals",
     },

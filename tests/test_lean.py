@@ -75,3 +75,37 @@ def test_plain_peft_loads_what_is_saved(tmp_path: Path) -> None:
     plain = PeftModel.from_pretrained(base, str(tmp_path)).eval()
     with torch.no_grad():
         assert torch.allclose(plain(IDS).logits, made.eval()(IDS).logits, atol=1e-5)
+
+
+def test_adapter_moves_as_in_float32_at_a_small_learning_rate() -> None:
+    """Base in bfloat16, adapter in float32: AdamW's steps at 2e-5 are those of float32 training.
+
+    A bfloat16 adapter does not move: an update is below its resolution.
+    """
+
+    def moved(base_dtype: torch.dtype, adapter_dtype: torch.dtype) -> torch.Tensor:
+        base = AutoModelForCausalLM.from_pretrained(hub.model_folder("tiny"), dtype=base_dtype)
+        made = model.add_adapter(base, LoraSettings(dropout=0.0), seed=1).train()
+        weights = [p for name, p in made.named_parameters() if "lora_A" in name]
+        for name, parameter in made.named_parameters():
+            parameter.data = parameter.data.to(adapter_dtype if "lora_" in name else base_dtype)
+            if "lora_B" in name:
+                torch.manual_seed(0)
+                parameter.data.normal_(0, 0.05)
+        before = [weight.detach().clone().float() for weight in weights]
+        optimizer = torch.optim.AdamW([p for p in made.parameters() if p.requires_grad], lr=2e-5)
+        for _ in range(10):
+            with torch.autocast("cpu", torch.bfloat16, enabled=base_dtype is torch.bfloat16):
+                loss = made(IDS, labels=IDS).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        pairs = zip(weights, before, strict=True)
+        return torch.cat([(w.detach().float() - b).flatten() for w, b in pairs])
+
+    exact = moved(torch.float32, torch.float32)
+    shipped = moved(torch.bfloat16, torch.float32)
+    narrow = moved(torch.bfloat16, torch.bfloat16)
+    assert torch.cosine_similarity(shipped, exact, dim=0) > 0.95
+    assert float(shipped.norm() / exact.norm()) == pytest.approx(1, abs=0.05)
+    assert float((narrow == 0).float().mean()) > 0.5

@@ -190,7 +190,7 @@ def test_with_dropout_passes_still_change_nothing(
 
 def test_varlen_index_means_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gathered keys of a varlen call, by a plain kernel, against attention by segments."""
-    shape = PassShape(((0, 4), (4, 7), (7, 12)), (((0, 6),), ((0, 9),), ((0, 6), (9, 14))))
+    shape = PassShape((4, 3, 5), ((0, 1), (0, 1, 2), (0, 1, 3)), before=(2,))
     torch.manual_seed(0)
     query = torch.randn(1, 4, 12, 8)
     key, value = torch.randn(2, 1, 2, 14, 8)

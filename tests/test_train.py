@@ -109,8 +109,7 @@ def test_no_cross_talk_in_a_pass() -> None:
     def hidden(neighbour: torch.Tensor) -> torch.Tensor:
         ids = torch.cat([first, neighbour])[None]
         positions = torch.cat([torch.arange(20), torch.arange(17)])[None]
-        parts = ((0, 20), (20, 37))
-        shape = attention.PassShape(parts, tuple((part,) for part in parts))
+        shape = attention.PassShape.plain(20, 17)
         output = model.model(ids, position_ids=positions, use_cache=False, pass_shape=shape)
         return output.last_hidden_state[0, :20]
 

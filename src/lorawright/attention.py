@@ -1,6 +1,6 @@
 """Attention over a pass, segment by segment: no cross-talk, no L x L mask, prefixes once.
 
-    keys       | before | S S S S | a a a | b b |      before: from the COLLECT pass, may be empty
+    keys       | before | S S S S | a a a | b b |      before: from another pass, may be empty
     queries             | S S S S | a a a | b b |
     S sees      x x x x   causal
     a sees      x x x x   x x x x   causal
@@ -15,7 +15,7 @@ Shapes: B batch (1), N query heads, M key heads, T tokens, K keys, D head size.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.util import find_spec
@@ -33,8 +33,6 @@ from lorawright.hardware import Device
 SEGMENTS = "lorawright"
 VARLEN = "lorawright_varlen"
 DENSE = "sdpa"
-
-Range = tuple[int, int]
 
 
 def choose(folder: Path, device: Device) -> str:
@@ -122,18 +120,25 @@ class PassShape:
     """Which keys each segment of a pass sees.
 
     Attributes:
-        queries: Where each segment stands in the pass.
-        keys: For each segment, ranges of keys it sees, itself last; counted with `before` first.
+        sizes: Tokens of each segment, in the pass's order.
+        paths: For each segment, the segments it sees, itself last; those `before` count first.
+        before: Sizes of segments whose keys come from the COLLECT pass.
         prefixes: What happens to shared keys.
         shared: Where they are kept during the step.
     """
 
-    queries: tuple[Range, ...]
-    keys: tuple[tuple[Range, ...], ...]
+    sizes: tuple[int, ...]
+    paths: tuple[tuple[int, ...], ...]
+    before: tuple[int, ...] = ()
     prefixes: Prefixes = Prefixes.NONE
     shared: SharedKeys | None = None
     masks: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict, repr=False)
     index: VarlenIndex | None = field(default=None, repr=False)
+
+    @classmethod
+    def plain(cls, *sizes: int) -> PassShape:
+        """Chats side by side, nothing shared."""
+        return cls(sizes, tuple((number,) for number in range(len(sizes))))
 
     def mask(self, num_queries: int, num_keys: int, device: torch.device) -> torch.Tensor:
         """True where a query of a segment sees a key: all before the segment, causal inside."""
@@ -185,19 +190,23 @@ def attend(
         The output as (B, T, N, D), and no weights.
     """
     assert attention_mask is None, "passes carry ranges, not masks"
-    whole = (0, query_BNTD.shape[2])
-    shape = pass_shape or PassShape((whole,), ((whole,),))
+    shape = pass_shape or PassShape.plain(query_BNTD.shape[2])
     key_BMKD, value_BMKD = _settled(module, key_BMTD, value_BMTD, shape)
+    # split, not sliced: a slice's gradient is a whole tensor of zeros with the slice in it
+    queries = torch.split(query_BNTD, list(shape.sizes), dim=2)
+    keys = torch.split(key_BMKD, [*shape.before, *shape.sizes], dim=2)
+    values = torch.split(value_BMKD, [*shape.before, *shape.sizes], dim=2)
     outputs = []
-    for (start, end), ranges in zip(shape.queries, shape.keys, strict=True):
-        key = _joined(key_BMKD, ranges)
-        causal = key.shape[2] == end - start
+    for query, path in zip(queries, shape.paths, strict=True):
+        key = _joined(keys, path)
+        size, num_keys = query.shape[2], key.shape[2]
+        causal = size == num_keys
         outputs.append(
             F.scaled_dot_product_attention(
-                query_BNTD[:, :, start:end],
+                query,
                 key,
-                _joined(value_BMKD, ranges),
-                attn_mask=None if causal else shape.mask(end - start, key.shape[2], key.device),
+                _joined(values, path),
+                attn_mask=None if causal else shape.mask(size, num_keys, key.device),
                 dropout_p=dropout,
                 is_causal=causal,
                 scale=scaling,
@@ -208,9 +217,8 @@ def attend(
     return output.transpose(1, 2), None
 
 
-def _joined(x_BMKD: torch.Tensor, ranges: tuple[Range, ...]) -> torch.Tensor:
-    parts = [x_BMKD[:, :, start:end] for start, end in ranges]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+def _joined(parts: Sequence[torch.Tensor], path: tuple[int, ...]) -> torch.Tensor:
+    return parts[path[0]] if len(path) == 1 else torch.cat([parts[n] for n in path], dim=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,14 +234,14 @@ class VarlenIndex:
     @classmethod
     def of(cls, shape: PassShape, device: torch.device) -> VarlenIndex:
         """Args: a pass, and where its tensors go."""
-        queries = [end - start for start, end in shape.queries]
-        keys = [sum(end - start for start, end in ranges) for ranges in shape.keys]
-        parts = [torch.arange(*one, device=device) for ranges in shape.keys for one in ranges]
+        sizes = (*shape.before, *shape.sizes)
+        parts = torch.split(torch.arange(sum(sizes), device=device), list(sizes))
+        keys = [sum(sizes[number] for number in path) for path in shape.paths]
         return cls(
-            torch.cat(parts),
-            torch.tensor([0, *accumulate(queries)], dtype=torch.int32, device=device),
+            torch.cat([parts[number] for path in shape.paths for number in path]),
+            torch.tensor([0, *accumulate(shape.sizes)], dtype=torch.int32, device=device),
             torch.tensor([0, *accumulate(keys)], dtype=torch.int32, device=device),
-            max(queries),
+            max(shape.sizes),
             max(keys),
         )
 
@@ -317,8 +325,7 @@ def attend_varlen(
     later, its README), which is what a segment after its ancestors needs.
     """
     assert attention_mask is None, "passes carry ranges, not masks"
-    whole = (0, query_BNTD.shape[2])
-    shape = pass_shape or PassShape((whole,), ((whole,),))
+    shape = pass_shape or PassShape.plain(query_BNTD.shape[2])
     key_BMKD, value_BMKD = _settled(module, key_BMTD, value_BMTD, shape)
     if shape.index is None:
         shape.index = VarlenIndex.of(shape, query_BNTD.device)

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from lorawright import attention
-from lorawright.attention import PassShape, Prefixes, Range, SharedKeys
+from lorawright.attention import PassShape, Prefixes, SharedKeys
 from lorawright.layout import Pass, PassKind
 from lorawright.plan import Plan, Step
 from lorawright.prefix import Tree
@@ -74,7 +74,7 @@ def pass_tensors(
     weights_P                                     chats that train this target
     """
     if not one.segments:
-        return _empty_pass(one, implementation, shared)
+        return _empty_pass(implementation)
     segments = [tree.segments[number] for number in one.segments]
     offsets = np.concatenate([[0], np.cumsum([len(segment) for segment in segments])])
     place = dict(zip(one.segments, offsets[:-1].tolist(), strict=True))
@@ -82,8 +82,9 @@ def pass_tensors(
     ids = [store.ids(segment.chat)[segment.start : segment.end] for segment in segments]
     positions = [np.arange(segment.start, segment.end) for segment in segments]
     shape = PassShape(
-        queries=tuple(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)),
-        keys=_key_ranges(one, tree, place),
+        sizes=tuple(len(segment) for segment in segments),
+        paths=_paths(one, tree),
+        before=tuple(len(tree.segments[number]) for number in one.before),
         prefixes=_prefixes(one),
         shared=shared,
     )
@@ -100,7 +101,7 @@ def pass_tensors(
 def _prefixes(one: Pass) -> Prefixes:
     if one.kind is PassKind.PLAIN:
         return Prefixes.USE if one.before else Prefixes.NONE
-    return Prefixes(one.kind.value) if one.segments else Prefixes.NONE
+    return Prefixes(one.kind.value)
 
 
 def _targets(
@@ -127,31 +128,18 @@ def _trained_tokens(edges: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
-def _key_ranges(one: Pass, tree: Tree, place: dict[int, int]) -> tuple[tuple[Range, ...], ...]:
-    """For each segment, where its ancestors and itself stand; `before` comes first."""
-    sizes = [len(tree.segments[number]) for number in one.before]
-    num_before = sum(sizes)
-    begins = dict(zip(one.before, np.cumsum([0, *sizes]).tolist(), strict=False))
-    begins |= {number: offset + num_before for number, offset in place.items()}
-    ranges: dict[int, tuple[Range, ...]] = {-1: ()}
-    for number in (*one.before, *one.segments):
-        segment = tree.segments[number]
-        begin = begins[number]
-        ranges[number] = _extended(ranges[segment.parent], (begin, begin + len(segment)))
-    return tuple(ranges[number] for number in one.segments)
+def _paths(one: Pass, tree: Tree) -> tuple[tuple[int, ...], ...]:
+    """For each segment of the pass, the segments it sees, counted with those `before` first."""
+    paths: dict[int, tuple[int, ...]] = {-1: ()}
+    for place, number in enumerate((*one.before, *one.segments)):
+        paths[number] = (*paths[tree.segments[number].parent], place)
+    return tuple(paths[number] for number in one.segments)
 
 
-def _extended(ranges: tuple[Range, ...], more: Range) -> tuple[Range, ...]:
-    """Ranges and one more, joined where they touch: a slice is free, a copy is not."""
-    if ranges and ranges[-1][1] == more[0]:
-        return (*ranges[:-1], (ranges[-1][0], more[1]))
-    return (*ranges, more)
-
-
-def _empty_pass(one: Pass, implementation: str, shared: SharedKeys) -> dict[str, Any]:
+def _empty_pass(implementation: str) -> dict[str, Any]:
     """A rank without work still takes part in the collective operations of a pass."""
     nothing = torch.zeros(0, dtype=torch.int64)
-    shape = PassShape(((0, 1),), (((0, 1),),), _prefixes(one), shared)
+    shape = PassShape.plain(1)
     return {
         "input_ids": torch.zeros((1, 1), dtype=torch.int64),
         "position_ids": torch.zeros((1, 1), dtype=torch.int64),

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lorawright import chat, checkpoint, estimate, hardware, hub, model, prepare, resume
+from lorawright import chat, checkpoint, compiled, estimate, hardware, hub, model, prepare, resume
 from lorawright.config.schema import Config
 from lorawright.errors import TrainError
 from lorawright.model import Trainable
@@ -169,7 +169,7 @@ def run(config: Config, *, start: Start = Start.NEW, screen: Screen | None = Non
     base_folder = _base_folder(ready.config)
     identity = _identity(ready, base_folder)
     resume_from = _resume_point(folder, identity, start, screen)
-    wrapped = _load_model(ready, base_folder)
+    wrapped = _load_model(ready, base_folder, screen)
     if start is Start.OVERWRITE:
         folder.clear()
     with stop_on_signals() as stop, _removed_on_error(folder), _out_of_memory(ready):
@@ -225,10 +225,22 @@ def _base_folder(config: Config) -> Path:
     return hub.model_folder(settings.name, settings.revision, with_code=settings.trust_remote_code)
 
 
-def _load_model(ready: Ready, folder: Path) -> Any:
+def _load_model(ready: Ready, folder: Path, screen: Screen) -> Any:
     config, device = ready.config, ready.resolved.hardware.device
     base = model.load_base(config.model, folder, device, training=True)
-    return model.add_adapter(base, config.lora, config.training.seed)
+    partitioned = config.distributed.strategy == "zero3"
+    wrapped = model.add_adapter(base, config.lora, config.training.seed, partitioned=partitioned)
+    compiles, reason = compiled.pays(config.training.compile, _planned_seconds(ready), device)
+    if compiles:
+        screen.note(compiled.install(wrapped, device) or f"norms are compiled: {reason}")
+    return wrapped
+
+
+def _planned_seconds(ready: Ready) -> float | None:
+    """A quick estimate of the whole run."""
+    train, epochs = ready.prepared.train, ready.plan.num_steps / ready.plan.steps_per_epoch
+    num_tokens, num_trained = train.num_tokens_N.sum(), train.num_trained_N.sum()
+    return estimate_seconds(ready, int(num_tokens * epochs), int(num_trained * epochs))
 
 
 def _build_trainer(ready: Ready, wrapped: Any, args: Any, watcher: Watcher) -> PlannedTrainer:

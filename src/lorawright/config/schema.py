@@ -223,6 +223,13 @@ class TrainingSettings(Section):
             "Recompute activations to save memory; `auto`: when the estimate says memory needs it"
         ),
     )
+    compile: bool | Auto = Field(
+        "auto",
+        description=(
+            "Compile the model's norms (torch.compile); `auto`: where the planned run is long "
+            "enough to pay for the compiler"
+        ),
+    )
     logging_steps: PositiveInt = Field(1, description="Steps between lines of metrics.jsonl")
     log_entropy: bool = Field(
         False, description="Also log the mean entropy of the predictions; costs another softmax"
