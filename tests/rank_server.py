@@ -57,10 +57,12 @@ def fork(request: dict[str, int | str], local_rank: int) -> int:
 
 
 def strike(request: dict[str, int | str], pids: list[int]) -> None:
-    """Waits for the moment, and signals the victim."""
+    """Waits for the moment, and signals the victim; ranks that fail before end the wait."""
     metrics = Path(str(request["metrics"]))
     while not metrics.is_file() or metrics.read_bytes().count(b"\n") < int(request["lines"]):
         time.sleep(0.002)
+        if os.waitid(os.P_PID, pids[0], os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
     os.kill(pids[int(request["victim"])], int(request["signal"]))
 
 

@@ -16,7 +16,8 @@ FILES = sorted(SRC.rglob("*.py"))
 # Who may import whom: a file imports only from layers below its own.
 LAYERS: list[set[str]] = [
     {"errors", "types"},
-    {"config", "hardware", "hub"},
+    {"config", "hardware", "hub", "prefix"},
+    {"layout", "dropout"},
     {
         "data",
         "chat",
@@ -25,7 +26,8 @@ LAYERS: list[set[str]] = [
         "estimate",
         "attention",
         "head",
-        "dropout",
+        "lean",
+        "compiled",
         "checkpoint",
         "signals",
         "control",
@@ -35,7 +37,7 @@ LAYERS: list[set[str]] = [
     {"model", "resolve", "passes", "run_folder", "view", "prepare", "starter", "quickstart"},
     {"trainer", "talk", "doctor", "resume", "job", "mishaps"},
     {"screen", "launcher", "adapter"},
-    {"ranks"},
+    {"ranks", "ready"},
     {"train"},
     {"cli"},
     {"__main__", "__init__"},

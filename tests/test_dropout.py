@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ CPU = torch.device("cpu")
 
 def mask(rate: float, bounds: tuple[int, ...], width: int, number: int = 0) -> torch.Tensor:
     draws = Draws(seed=1)
-    draws.begin_pass(3, tuple(range(len(bounds) - 1)), bounds)
-    return PlannedDropout(rate, number, draws)._keep_mask(bounds[-1], width, CPU)
+    sizes = [end - start for start, end in pairwise(bounds)]
+    draws.begin_pass(3, [(chat, 0, size) for chat, size in enumerate(sizes)])
+    return PlannedDropout(rate, number, draws).keep_mask(bounds[-1], width, CPU)
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.5, 0.9])
@@ -40,17 +42,19 @@ def test_elements_are_independent() -> None:
 def test_a_chats_mask_is_its_own_in_any_pass() -> None:
     draws = Draws(seed=1)
     layer = PlannedDropout(0.5, 2, draws)
-    draws.begin_pass(5, (7, 4), (0, 10, 30))
-    together = layer._keep_mask(30, 6, CPU)
-    draws.begin_pass(5, (4,), (0, 20))
-    assert torch.equal(layer._keep_mask(20, 6, CPU), together[10:])
-    draws.begin_pass(6, (4,), (0, 20))
-    assert not torch.equal(layer._keep_mask(20, 6, CPU), together[10:])
+    draws.begin_pass(5, [(7, 0, 10), (4, 0, 20)])
+    together = layer.keep_mask(30, 6, CPU)
+    draws.begin_pass(5, [(4, 0, 20)])
+    assert torch.equal(layer.keep_mask(20, 6, CPU), together[10:])
+    draws.begin_pass(5, [(4, 7, 20)])
+    assert torch.equal(layer.keep_mask(13, 6, CPU), together[17:])
+    draws.begin_pass(6, [(4, 0, 20)])
+    assert not torch.equal(layer.keep_mask(20, 6, CPU), together[10:])
 
 
 def test_output_and_gradient() -> None:
     draws = Draws(seed=0)
-    draws.begin_pass(0, (0,), (0, 64))
+    draws.begin_pass(0, [(0, 0, 64)])
     layer = PlannedDropout(0.5, 0, draws)
     x = torch.ones(1, 64, 32, requires_grad=True)
     y = layer(x)
@@ -72,10 +76,10 @@ def test_siblings_share_and_the_adapter_stays_pefts(
     tuned = model.add_adapter(_base(), LoraSettings(dropout=0.3), seed=0)
     keys: list[tuple[int, ...]] = []
     real = dropout._bits
-    monkeypatch.setattr(dropout, "_bits", lambda k, n, d: keys.append(k) or real(k, n, d))
+    monkeypatch.setattr(dropout, "_bits", lambda k, *rest: keys.append(k) or real(k, *rest))
     draws = dropout.draws_of(tuned)
     assert draws is not None
-    draws.begin_pass(0, (9,), (0, 20))
+    draws.begin_pass(0, [(9, 0, 20)])
     ids = torch.arange(5, 25)[None]
     tuned.train()(ids)
     assert len(keys) == len(set(keys)) == 4 * tuned.config.num_hidden_layers

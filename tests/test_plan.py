@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorawright.plan import Plan, Step, evaluation_passes, lay_out
+from lorawright.plan import Order, Plan, Step
 
 GOLDEN = [(1, 8, 5, 3, 7, 9, 4, 0, 6, 2), (9, 5, 8, 7, 6, 4, 0, 3, 1, 2)]
 quick = settings(max_examples=100, derandomize=True, deadline=None)
@@ -91,11 +91,11 @@ def check_layout(
 ) -> None:
     assert len(step.passes) == ranks
     assert len({len(passes) for passes in step.passes}) == 1
-    held = [chat for passes in step.passes for part in passes for chat in part]
+    held = [chat for passes in step.passes for one in passes for chat in one.chats]
     assert sorted(held) == sorted(step.chats)
-    for part in (part for passes in step.passes for part in passes):
-        assert len(part) <= 1 or int(num_tokens_N[list(part)].sum()) <= capacity
-    work = [sum(int(num_tokens_N[c]) for part in passes for c in part) for passes in step.passes]
+    for one in (one for passes in step.passes for one in passes):
+        assert len(one.chats) <= 1 or one.num_tokens <= capacity
+    work = [sum(one.num_tokens for one in passes) for passes in step.passes]
     assert max(work) - min(work) <= int(num_tokens_N[list(step.chats)].max())
 
 
@@ -126,17 +126,6 @@ def test_layout_changes_no_step(
         )
 
 
-def test_layout_by_hand() -> None:
-    num_tokens_N = np.array([5, 9, 3, 7, 4])
-    assert lay_out(np.arange(5), num_tokens_N, 12) == (((1, 2), (3, 0), (4,)),)
-    assert lay_out(np.arange(5), num_tokens_N, 100, 2) == (((1, 4),), ((3, 0, 2),))
-    assert lay_out(np.arange(1), num_tokens_N, 2, 3) == (((0,),), ((),), ((),))
-
-
-def test_no_pass_is_empty_on_one_rank() -> None:
-    assert all(part for step in plan(100, tokens_per_pass=9) for part in step.passes[0])
-
-
 @pytest.mark.parametrize(
     "change",
     [{"seed": 43}, {"batch_size": 5}, {"num_epochs": 3}, {"max_steps": 7}],
@@ -162,19 +151,26 @@ def test_sha256_stays_with_the_layout() -> None:
 
 
 @quick
-@given(lengths, st.integers(1, 1000))
-def test_evaluation_sees_every_chat_once(
-    num_tokens_N: npt.NDArray[np.int64], capacity: int
-) -> None:
-    passes = list(evaluation_passes(num_tokens_N, capacity))
-    order = [chat for part in passes for chat in part]
+@given(lengths)
+def test_evaluation_sees_every_chat_once(num_tokens_N: npt.NDArray[np.int64]) -> None:
+    order = [chat for step in plan(num_tokens_N).evaluation() for chat in step.chats]
     assert sorted(order) == list(range(len(num_tokens_N)))
-    assert all(passes)
     sizes = [int(num_tokens_N[chat]) for chat in order]
     assert sizes == sorted(sizes, reverse=True)
-    for part in passes:
-        assert len(part) == 1 or int(num_tokens_N[list(part)].sum()) <= capacity
 
 
-def test_evaluation_of_nothing() -> None:
-    assert list(evaluation_passes(np.zeros(0, np.int64), 10)) == []
+def test_grouped_order_brings_equal_beginnings_together() -> None:
+    """Three families of 40 chats: few steps hold two of them, and each epoch has its own order."""
+    generator = np.random.default_rng(0)
+    family_N = generator.permutation(np.repeat(np.arange(3), 40))
+    bodies = generator.integers(10, 99, (120, 5))
+    heads = [np.full(70, family) for family in family_N]
+    ids = [np.concatenate(parts) for parts in zip(heads, bodies, strict=True)]
+    made = plan(120, batch_size=8, ids=ids.__getitem__, order=Order.GROUPED)
+    mixed = [len({int(family_N[chat]) for chat in made.chats(number)}) for number in range(15)]
+    assert sum(count > 1 for count in mixed) <= 2
+    first = np.concatenate([made.chats(number) for number in range(15)])
+    second = np.concatenate([made.chats(number) for number in range(15, 30)])
+    assert sorted(first) == sorted(second) == list(range(120))
+    assert first.tolist() != second.tolist()
+    assert made.sha256 != plan(120, batch_size=8).sha256

@@ -109,7 +109,8 @@ def test_no_cross_talk_in_a_pass() -> None:
     def hidden(neighbour: torch.Tensor) -> torch.Tensor:
         ids = torch.cat([first, neighbour])[None]
         positions = torch.cat([torch.arange(20), torch.arange(17)])[None]
-        output = model.model(ids, position_ids=positions, use_cache=False, chat_bounds=(0, 20, 37))
+        shape = attention.PassShape.plain(20, 17)
+        output = model.model(ids, position_ids=positions, use_cache=False, pass_shape=shape)
         return output.last_hidden_state[0, :20]
 
     with torch.no_grad():
@@ -123,14 +124,18 @@ def test_head_equals_cross_entropy() -> None:
     hidden = torch.randn(num_positions, 8, dtype=torch.float64).requires_grad_()
     weight, bias = torch.randn(11, 8, dtype=torch.float64), torch.randn(11, dtype=torch.float64)
     targets = torch.randint(0, 11, (num_positions,))
-    loss, hits = head.chunked_loss(hidden, weight, bias, targets)
-    (loss * 0.5).backward()
+    weights = torch.randint(1, 4, (num_positions,)).float()
+    sums = head.chunked_loss(hidden, weight, bias, targets, weights, with_entropy=True)
+    (sums.loss * 0.5).backward()
     expected_hidden = hidden.detach().clone().requires_grad_()
     logits = expected_hidden @ weight.T + bias
-    expected = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    expected = (weights * each).sum()
     (expected * 0.5).backward()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert int(hits) == int((logits.argmax(-1) == targets).sum())
+    assert sums.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert int(sums.hits) == int((weights * (logits.argmax(-1) == targets)).sum())
+    entropy = torch.distributions.Categorical(logits=logits.detach()).entropy()
+    assert sums.entropy.item() == pytest.approx(float((weights * entropy).sum()), rel=1e-5)
     assert expected_hidden.grad is not None
     assert torch.allclose(hidden.grad, expected_hidden.grad, atol=1e-5)  # type: ignore[arg-type]
 

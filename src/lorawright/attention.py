@@ -1,17 +1,25 @@
-"""Attention over a pack, chat by chat: no cross-talk, no L x L mask, no work between chats.
+"""Attention over a pass, segment by segment: no cross-talk, no L x L mask, prefixes once.
 
-    pack      | chat 0 . . . | chat 1 . . | chat 2 . . . . |
-    bounds    0              4            7                12
+    keys       | before | S S S S | a a a | b b |      before: from another pass, may be empty
+    queries             | S S S S | a a a | b b |
+    S sees      x x x x   causal
+    a sees      x x x x   x x x x   causal
+    b sees      x x x x   x x x x           causal     each segment its ancestors and itself
 
 Registered through Transformers' `AttentionInterface`; a name without a mask function makes the
-model build no mask. The bounds travel as a keyword of the model's forward.
+model build no mask. What a pass looks like travels as a keyword of the model's forward.
+
+Shapes: B batch (1), N query heads, M key heads, T tokens, K keys, D head size.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -22,46 +30,146 @@ from transformers import AttentionInterface
 
 from lorawright.hardware import Device
 
-NAME = "lorawright"
-FLASH = "flash_attention_2"
+SEGMENTS = "lorawright"
+VARLEN = "lorawright_varlen"
 DENSE = "sdpa"
 
 
 def choose(folder: Path, device: Device) -> str:
     """The attention to train this model with.
 
-    FlashAttention's varlen kernel on CUDA where it is installed; ours elsewhere; PyTorch's with a
-    dense mask for models whose attention is more than causal (sliding windows, capped scores).
+    One varlen FlashAttention call a layer on CUDA; PyTorch's own attention segment by segment
+    elsewhere; PyTorch's with a dense mask, and no shared prefixes, for models whose attention is
+    more than causal (sliding windows, capped scores).
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     text = config.get("text_config", config)
     windowed = text.get("sliding_window") and text.get("use_sliding_window", True)
     if windowed or text.get("attn_logit_softcapping") or text.get("attention_sinks"):
         return DENSE
-    if device is Device.CUDA and find_spec("flash_attn") is not None:
-        return FLASH
-    return NAME
+    if device is Device.CUDA and (
+        find_spec("flash_attn") or find_spec("torch.nn.attention.varlen")
+    ):
+        return VARLEN
+    return SEGMENTS
 
 
-def pass_inputs(bounds: tuple[int, ...], implementation: str) -> dict[str, Any]:
-    """Keywords that tell the attention where chats begin and end.
+class Prefixes(StrEnum):
+    """What the attention does with keys and values that several passes of a step share."""
 
-    Args:
-        bounds: Positions 0, end of chat 0, end of chat 1, … in the pack.
-        implementation: One of `choose`.
+    NONE = "none"
+    COLLECT = "collect"  # keep this pass's
+    USE = "use"  # put the kept ones before this pass's, and collect their gradient
+    INJECT = "inject"  # give the collected gradient to this pass's
+
+
+@dataclass
+class SharedKeys:
+    """Keys and values of one step's common segments, layer by layer.
+
+    Leaves in float32: the gradients of many passes add up in them.
     """
-    if implementation == NAME:
-        return {"chat_bounds": bounds}
-    if implementation == FLASH:
-        longest = max(b - a for a, b in itertools.pairwise(bounds))
-        cumulative = torch.tensor(bounds, dtype=torch.int32)
-        return {
-            "cu_seq_lens_q": cumulative,
-            "cu_seq_lens_k": cumulative,
-            "max_length_q": longest,
-            "max_length_k": longest,
-        }
+
+    keys: dict[int, torch.Tensor] = field(default_factory=dict)
+    values: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def collect(self, layer: int, key_BMTD: torch.Tensor, value_BMTD: torch.Tensor) -> None:
+        self.keys[layer] = key_BMTD.detach().float().requires_grad_()
+        self.values[layer] = value_BMTD.detach().float().requires_grad_()
+
+    def before(
+        self, layer: int, key_BMTD: torch.Tensor, value_BMTD: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return (
+            torch.cat([self.keys[layer].to(key_BMTD.dtype), key_BMTD], dim=2),
+            torch.cat([self.values[layer].to(value_BMTD.dtype), value_BMTD], dim=2),
+        )
+
+    def inject(
+        self, layer: int, key_BMTD: torch.Tensor, value_BMTD: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return (
+            _add_gradient(key_BMTD, self.keys[layer].grad),
+            _add_gradient(value_BMTD, self.values[layer].grad),
+        )
+
+
+class _AddGradient(torch.autograd.Function):
+    """The identity, whose gradient is that of its output plus a given one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gradient)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return (upstream[0] + gradient).to(upstream[0].dtype), None
+
+
+def _add_gradient(x: torch.Tensor, gradient: torch.Tensor | None) -> torch.Tensor:
+    if gradient is None:  # no pass has used it
+        return x
+    added: torch.Tensor = _AddGradient.apply(x, gradient)  # type: ignore[no-untyped-call] # torch's
+    return added
+
+
+@dataclass
+class PassShape:
+    """Which keys each segment of a pass sees.
+
+    Attributes:
+        sizes: Tokens of each segment, in the pass's order.
+        paths: For each segment, the segments it sees, itself last; those `before` count first.
+        before: Sizes of segments whose keys come from the COLLECT pass.
+        prefixes: What happens to shared keys.
+        shared: Where they are kept during the step.
+    """
+
+    sizes: tuple[int, ...]
+    paths: tuple[tuple[int, ...], ...]
+    before: tuple[int, ...] = ()
+    prefixes: Prefixes = Prefixes.NONE
+    shared: SharedKeys | None = None
+    masks: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict, repr=False)
+    index: VarlenIndex | None = field(default=None, repr=False)
+
+    @classmethod
+    def plain(cls, *sizes: int) -> PassShape:
+        """Chats side by side, nothing shared."""
+        return cls(sizes, tuple((number,) for number in range(len(sizes))))
+
+    def mask(self, num_queries: int, num_keys: int, device: torch.device) -> torch.Tensor:
+        """True where a query of a segment sees a key: all before the segment, causal inside."""
+        size = (num_queries, num_keys)
+        if size not in self.masks:
+            ones = torch.ones(size, dtype=torch.bool, device=device)
+            self.masks[size] = ones.tril(num_keys - num_queries)
+        return self.masks[size]
+
+
+def pass_inputs(shape: PassShape, implementation: str) -> dict[str, Any]:
+    """Keywords of the model's forward that tell the attention about a pass."""
+    if implementation in (SEGMENTS, VARLEN):
+        return {"pass_shape": shape}
     return {}  # Transformers makes the block mask from position_ids
+
+
+def _settled(
+    module: nn.Module, key_BMTD: torch.Tensor, value_BMTD: torch.Tensor, shape: PassShape
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values with what other passes share."""
+    if shape.prefixes is Prefixes.NONE:
+        return key_BMTD, value_BMTD
+    layer: int = module.layer_idx  # type: ignore[assignment] # Transformers' attention has it
+    assert shape.shared is not None
+    if shape.prefixes is Prefixes.COLLECT:
+        shape.shared.collect(layer, key_BMTD, value_BMTD)
+        return key_BMTD, value_BMTD
+    if shape.prefixes is Prefixes.USE:
+        return shape.shared.before(layer, key_BMTD, value_BMTD)
+    return shape.shared.inject(layer, key_BMTD, value_BMTD)
 
 
 def attend(
@@ -73,32 +181,164 @@ def attend(
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
-    chat_bounds: tuple[int, ...] | None = None,
+    pass_shape: PassShape | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention inside each chat.
-
-    Shapes: B batch (1 for packs), N query heads, M key heads, T tokens, D head size.
+    """Each segment attends to its ancestors and to itself, by PyTorch's own attention.
 
     Returns:
         The output as (B, T, N, D), and no weights.
     """
-    assert attention_mask is None, "packs carry bounds, not masks"
-    bounds = chat_bounds or (0, query_BNTD.shape[2])
-    outputs = [
-        F.scaled_dot_product_attention(
-            query_BNTD[:, :, start:end],
-            key_BMTD[:, :, start:end],
-            value_BMTD[:, :, start:end],
-            dropout_p=dropout,
-            is_causal=True,
-            scale=scaling,
-            enable_gqa=query_BNTD.shape[1] != key_BMTD.shape[1],
+    assert attention_mask is None, "passes carry ranges, not masks"
+    shape = pass_shape or PassShape.plain(query_BNTD.shape[2])
+    key_BMKD, value_BMKD = _settled(module, key_BMTD, value_BMTD, shape)
+    # split, not sliced: a slice's gradient is a whole tensor of zeros with the slice in it
+    queries = torch.split(query_BNTD, list(shape.sizes), dim=2)
+    keys = torch.split(key_BMKD, [*shape.before, *shape.sizes], dim=2)
+    values = torch.split(value_BMKD, [*shape.before, *shape.sizes], dim=2)
+    outputs = []
+    for query, path in zip(queries, shape.paths, strict=True):
+        key = _joined(keys, path)
+        size, num_keys = query.shape[2], key.shape[2]
+        causal = size == num_keys
+        outputs.append(
+            F.scaled_dot_product_attention(
+                query,
+                key,
+                _joined(values, path),
+                attn_mask=None if causal else shape.mask(size, num_keys, key.device),
+                dropout_p=dropout,
+                is_causal=causal,
+                scale=scaling,
+                enable_gqa=query_BNTD.shape[1] != key_BMTD.shape[1],
+            )
         )
-        for start, end in itertools.pairwise(bounds)
-    ]
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
     return output.transpose(1, 2), None
 
 
-AttentionInterface.register(NAME, attend)
+def _joined(parts: Sequence[torch.Tensor], path: tuple[int, ...]) -> torch.Tensor:
+    return parts[path[0]] if len(path) == 1 else torch.cat([parts[n] for n in path], dim=2)
+
+
+@dataclass(frozen=True, slots=True)
+class VarlenIndex:
+    """A pass in the terms of varlen kernels: segment after segment, its keys one after another."""
+
+    keys: torch.Tensor
+    cumulative_queries: torch.Tensor
+    cumulative_keys: torch.Tensor
+    longest_queries: int
+    longest_keys: int
+
+    @classmethod
+    def of(cls, shape: PassShape, device: torch.device) -> VarlenIndex:
+        """Args: a pass, and where its tensors go."""
+        sizes = (*shape.before, *shape.sizes)
+        parts = torch.split(torch.arange(sum(sizes), device=device), list(sizes))
+        keys = [sum(sizes[number] for number in path) for path in shape.paths]
+        return cls(
+            torch.cat([parts[number] for path in shape.paths for number in path]),
+            torch.tensor([0, *accumulate(shape.sizes)], dtype=torch.int32, device=device),
+            torch.tensor([0, *accumulate(keys)], dtype=torch.int32, device=device),
+            max(shape.sizes),
+            max(keys),
+        )
+
+
+Kernel = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, VarlenIndex, float | None], torch.Tensor
+]
+"""(queries_TND, keys_KMD, values_KMD, index, scale) → output_TND, causal from each end."""
+
+
+def _flash_attn(
+    query_TND: torch.Tensor,
+    key_KMD: torch.Tensor,
+    value_KMD: torch.Tensor,
+    index: VarlenIndex,
+    scale: float | None,
+) -> torch.Tensor:
+    from flash_attn import flash_attn_varlen_func
+
+    output_TND: torch.Tensor = flash_attn_varlen_func(
+        query_TND,
+        key_KMD,
+        value_KMD,
+        index.cumulative_queries,
+        index.cumulative_keys,
+        index.longest_queries,
+        index.longest_keys,
+        softmax_scale=scale,
+        causal=True,
+    )
+    return output_TND
+
+
+def _torch_varlen(
+    query_TND: torch.Tensor,
+    key_KMD: torch.Tensor,
+    value_KMD: torch.Tensor,
+    index: VarlenIndex,
+    scale: float | None,
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    output = varlen_attn(
+        query_TND,
+        key_KMD,
+        value_KMD,
+        index.cumulative_queries,
+        index.cumulative_keys,
+        index.longest_queries,
+        index.longest_keys,
+        scale=scale,
+        window_size=(-1, 0),
+        enable_gqa=query_TND.shape[1] != key_KMD.shape[1],
+    )
+    assert isinstance(output, torch.Tensor)
+    return output
+
+
+def kernels() -> Iterator[Kernel]:
+    """Varlen kernels that are installed, best first."""
+    if find_spec("flash_attn"):
+        yield _flash_attn
+    if find_spec("torch.nn.attention.varlen"):
+        yield _torch_varlen
+
+
+def attend_varlen(
+    module: nn.Module,
+    query_BNTD: torch.Tensor,
+    key_BMTD: torch.Tensor,
+    value_BMTD: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None = None,
+    pass_shape: PassShape | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """The same in one call of a varlen kernel, keys gathered segment by segment.
+
+    These kernels align the causal mask with the ends of queries and keys (FlashAttention 2.1 and
+    later, its README), which is what a segment after its ancestors needs.
+    """
+    assert attention_mask is None, "passes carry ranges, not masks"
+    shape = pass_shape or PassShape.plain(query_BNTD.shape[2])
+    key_BMKD, value_BMKD = _settled(module, key_BMTD, value_BMTD, shape)
+    if shape.index is None:
+        shape.index = VarlenIndex.of(shape, query_BNTD.device)
+    kernel = next(kernels())
+    output_TND = kernel(
+        query_BNTD[0].transpose(0, 1),
+        key_BMKD[0].index_select(1, shape.index.keys).transpose(0, 1),
+        value_BMKD[0].index_select(1, shape.index.keys).transpose(0, 1),
+        shape.index,
+        scaling,
+    )
+    return output_TND[None], None
+
+
+AttentionInterface.register(SEGMENTS, attend)
+AttentionInterface.register(VARLEN, attend_varlen)

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from lorawright.config.schema import DistributedSettings, Dtype, Strategy
 from lorawright.errors import TrainError
 from lorawright.hardware import Device
 from lorawright.strategy import DEEPSPEED
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,14 +176,6 @@ def pass_of_a_step(accelerator: Any, model: Any, *, last: bool) -> AbstractConte
         return nullcontext()
     found: AbstractContextManager[Any] = nullcontext() if last else accelerator.no_sync(model)
     return found
-
-
-def share_of(items: Iterable[T], accelerator: Any) -> Iterator[T | None]:
-    """This process's items; as many on every process, with None for those it lacks."""
-    size, rank = accelerator.num_processes, accelerator.process_index
-    whole = list(items)
-    for start in range(0, len(whole), size):
-        yield whole[start + rank] if start + rank < len(whole) else None
 
 
 def strategy_of(accelerator: Any) -> Strategy:

@@ -1,11 +1,12 @@
-"""Dropout on the adapters' inputs: a function of (seed, step, chat, adapter), not of the layout.
+"""Dropout on the adapters' inputs: a function of (seed, step, chat, token, adapter), not of layout.
 
     pass           | chat 7, 40 tokens | chat 2, 25 tokens |
     mask of q_proj  draw(step, 7, q)    draw(step, 2, q)      the same in any pass, on any rank
 
-So passes, processes and a resume leave a step as it is, also with dropout. Adapters that read one
-input (q, k, v; gate, up) share its draw: four a layer instead of PEFT's seven. Each adapter still
-sees an independent draw at every token, feature and step, as in the LoRA paper.
+So passes, processes and a resume leave a step as it is, also with dropout. A prefix that several
+chats of a step share is drawn once, as the one of them with the smallest number. Adapters that read
+one input (q, k, v; gate, up) share its draw: four a layer instead of PEFT's seven. Each adapter
+still sees an independent draw at every token, feature and step, as in the LoRA paper.
 
 The adapter stays a PEFT adapter: only the modules in its `lora_dropout` are exchanged.
 """
@@ -13,8 +14,7 @@ The adapter stays a PEFT adapter: only the modules in its `lora_dropout` are exc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 BITS = 16  # of randomness an element; a rate is met to within 1 / 65,536
+ELEMENTS_PER_COUNT = 16  # Philox4x64 makes four words of 64 bits a count
 
 
 @dataclass
@@ -33,20 +34,18 @@ class Draws:
     Attributes:
         seed: Of the run.
         step: The optimizer step.
-        chats: Numbers of the chats in the pass; empty outside of training.
-        bounds: Where they begin and end in it.
+        segments: (chat, start, end) of the pass's parts; empty outside of training.
     """
 
     seed: int
     step: int = 0
-    chats: Sequence[int] = ()
-    bounds: Sequence[int] = field(default=(0,))
+    segments: Sequence[tuple[int, int, int]] = ()
     last_input: torch.Tensor | None = None
     last_output: torch.Tensor | None = None
 
-    def begin_pass(self, step: int, chats: Sequence[int], bounds: Sequence[int]) -> None:
+    def begin_pass(self, step: int, segments: Sequence[tuple[int, int, int]]) -> None:
         """Called before each training pass."""
-        self.step, self.chats, self.bounds = step, chats, bounds
+        self.step, self.segments = step, segments
         self.last_input = self.last_output = None
 
 
@@ -84,7 +83,7 @@ class PlannedDropout(nn.Module):
             return x
         draws = self.draws
         if draws.last_input is not x or draws.last_output is None:
-            kept = self._keep_mask(x.shape[-2], x.shape[-1], x.device)
+            kept = self.keep_mask(x.shape[-2], x.shape[-1], x.device)
             draws.last_output = _MaskedScale.apply(  # type: ignore[no-untyped-call] # torch's own
                 x, kept.view(x.shape), 1 / (1 - self.rate)
             )
@@ -92,36 +91,39 @@ class PlannedDropout(nn.Module):
         assert draws.last_output is not None
         return draws.last_output
 
-    def _keep_mask(self, num_tokens: int, width: int, device: torch.device) -> torch.Tensor:
+    def keep_mask(self, num_tokens: int, width: int, device: torch.device) -> torch.Tensor:
         """(T, H), True where an element is kept, drawn chat by chat."""
         draws = self.draws
-        assert draws.bounds[-1] == num_tokens, "begin_pass was not called for this pass"
         parts = [
-            _bits((draws.seed, draws.step, chat, self.number), (end - start) * width, device)
-            for chat, (start, end) in zip(draws.chats, pairwise(draws.bounds), strict=True)
+            _bits((draws.seed, draws.step, chat, self.number), start * width, end * width, device)
+            for chat, start, end in draws.segments
         ]
+        assert sum(map(len, parts)) == num_tokens * width, "begin_pass was not called for this pass"
         bits = torch.cat(parts).view(num_tokens, width)
         kept: torch.Tensor = bits >= round(self.rate * 2**BITS) - 2 ** (BITS - 1)
         return kept
 
 
-def _bits(key: tuple[int, int, int, int], num_elements: int, device: torch.device) -> torch.Tensor:
-    """Uniform int16 values that depend on the key alone.
+def _bits(
+    key: tuple[int, int, int, int], start: int, end: int, device: torch.device
+) -> torch.Tensor:
+    """Elements start to end of a stream of uniform int16 values that depends on the key alone.
 
-    On a CPU four elements a word of Philox, a counter-based generator (Salmon et al., SC 2011),
-    which needs no state to be saved; on other devices torch's generator there, seeded by the key.
+    On a CPU four elements a word and four words a count of Philox, a counter-based generator
+    (Salmon et al., SC 2011), which begins anywhere and needs no state to be saved; on other devices
+    torch's generator there, seeded by the key, from the stream's start.
     """
     seed, step, chat, number = key
     if device.type == "cpu":
-        philox = np.random.Philox(key=[seed << 32 | step, chat << 32 | number])
-        words = philox.random_raw(-(-num_elements // 4))
-        return torch.from_numpy(words.view(np.int16)[:num_elements])
+        block, skipped = divmod(start, ELEMENTS_PER_COUNT)
+        philox = np.random.Philox(key=[seed << 32 | step, chat << 32 | number], counter=block)
+        words = philox.random_raw(-(-(skipped + end - start) // 4))
+        return torch.from_numpy(words.view(np.int16)[skipped : skipped + end - start])
     mixed = np.random.Philox(key=[seed << 32 | step, chat << 32 | number]).random_raw()
     generator = torch.Generator(device).manual_seed(int(mixed) >> 1)
     low, high = -(2 ** (BITS - 1)), 2 ** (BITS - 1)
-    return torch.randint(
-        low, high, (num_elements,), dtype=torch.int16, device=device, generator=generator
-    )
+    stream = torch.randint(low, high, (end,), dtype=torch.int16, device=device, generator=generator)
+    return stream[start:]
 
 
 def plan(model: PeftModel, rate: float, seed: int) -> Draws:

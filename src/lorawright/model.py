@@ -18,7 +18,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from lorawright import attention, dropout
+from lorawright import attention, dropout, lean
 from lorawright.config.schema import (
     Dtype,
     LoraSettings,
@@ -128,8 +128,16 @@ def lora_config(settings: LoraSettings) -> LoraConfig:
     )
 
 
-def add_adapter(base: Any, settings: LoraSettings, seed: int) -> PeftModel:
+def add_adapter(
+    base: Any, settings: LoraSettings, seed: int, *, partitioned: bool = False
+) -> PeftModel:
     """Wraps the base; the adapter's start depends on the seed alone.
+
+    Args:
+        base: From `load_base`.
+        settings: The adapter's.
+        seed: Of its start and of its dropout.
+        partitioned: Weights are whole only inside their own module's forward (ZeRO-3).
 
     Raises:
         ModelError: PEFT finds no such modules, or the output head would be adapted.
@@ -151,6 +159,8 @@ def add_adapter(base: Any, settings: LoraSettings, seed: int) -> PeftModel:
         )
     to_float32(model)
     dropout.plan(model, settings.dropout, seed)
+    if not partitioned:
+        lean.install(model)
     return model
 
 

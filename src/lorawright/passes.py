@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
 from lorawright import attention
-from lorawright.plan import Pass, Plan
+from lorawright.attention import PassShape, Prefixes, SharedKeys
+from lorawright.layout import Pass, PassKind
+from lorawright.plan import Plan, Step
+from lorawright.prefix import Tree
 from lorawright.store import ChatStore
 
 
@@ -29,55 +34,117 @@ class StepDataset(Dataset[dict[str, Any]]):
         step = self.plan[number]
         return {
             "number": number,
-            "chats": step.passes[self.rank],
-            "passes": [
-                pass_tensors(chats, self.store, self.implementation)
-                for chats in step.passes[self.rank]
-            ],
+            "kinds": [one.kind for one in step.passes[self.rank]],
+            "drawn": [drawn(one, step.tree) for one in step.passes[self.rank]],
+            "passes": step_tensors(step, self.rank, self.store, self.implementation),
             "num_tokens": step.num_tokens,
             "num_trained_tokens": step.num_trained_tokens,
         }
 
 
-def pass_tensors(chats: Pass, store: ChatStore, implementation: str) -> dict[str, Any]:
+def step_tensors(
+    step: Step, rank: int, store: ChatStore, implementation: str
+) -> list[dict[str, Any]]:
+    """The tensors of one rank's passes; they share one place for common keys."""
+    shared = SharedKeys()
+    return [
+        pass_tensors(one, step.tree, store, implementation, shared) for one in step.passes[rank]
+    ]
+
+
+def drawn(one: Pass, tree: Tree) -> tuple[tuple[int, int, int], ...]:
+    """(chat, start, end) of each segment of a pass: whose dropout it is drawn as, and where.
+
+    An empty pass is one token of chat 0.
+    """
+    segments = [tree.segments[number] for number in one.segments]
+    return tuple((s.chat, s.start, s.end) for s in segments) or ((0, 0, 1),)
+
+
+def pass_tensors(
+    one: Pass, tree: Tree, store: ChatStore, implementation: str, shared: SharedKeys
+) -> dict[str, Any]:
     """The tensors of one pass.
 
-    input_ids     a0 a1 a2 a3 | b0 b1 b2        chats a and b, one row
-    position_ids   0  1  2  3 |  0  1  2
-    trained             x  x  |     x
-    positions_P      1  2         4             the position before each trained token
-    targets_P       a2 a3        b1
+    input_ids     S0 S1 S2 | a3 a4 | b3 b4 b5     chats Sa and Sb, one row
+    position_ids   0  1  2 |  3  4 |  3  4  5
+    trained                |     x |  x  x
+    positions_P       2 2          3 5            the position before each trained token
+    targets_P        (a3) b3 ...                  one position may have a target for each branch
+    weights_P                                     chats that train this target
     """
-    if not chats:
+    if not one.segments:
         return _empty_pass(implementation)
-    ids: list[torch.Tensor] = []
-    positions: list[torch.Tensor] = []
-    targets: list[torch.Tensor] = []
-    bounds = [0]
-    for chat in chats:
-        ids_T = torch.from_numpy(store.ids(chat).astype("int64"))
-        edges = store.edges(chat)
-        for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-            positions.append(torch.arange(start - 1, end - 1) + bounds[-1])
-            targets.append(ids_T[start:end])
-        ids.append(ids_T)
-        bounds.append(bounds[-1] + len(ids_T))
+    segments = [tree.segments[number] for number in one.segments]
+    offsets = np.concatenate([[0], np.cumsum([len(segment) for segment in segments])])
+    place = dict(zip(one.segments, offsets[:-1].tolist(), strict=True))
+    positions_P, targets_P, weights_P = _targets(one, tree, store, place)
+    ids = [store.ids(segment.chat)[segment.start : segment.end] for segment in segments]
+    positions = [np.arange(segment.start, segment.end) for segment in segments]
+    shape = PassShape(
+        sizes=tuple(len(segment) for segment in segments),
+        paths=_paths(one, tree),
+        before=tuple(len(tree.segments[number]) for number in one.before),
+        prefixes=_prefixes(one),
+        shared=shared,
+    )
     return {
-        "input_ids": torch.cat(ids)[None],
-        "position_ids": torch.cat([torch.arange(len(ids_T)) for ids_T in ids])[None],
-        "positions_P": torch.cat(positions),
-        "targets_P": torch.cat(targets),
-        **attention.pass_inputs(tuple(bounds), implementation),
+        "input_ids": torch.from_numpy(np.concatenate(ids).astype(np.int64))[None],
+        "position_ids": torch.from_numpy(np.concatenate(positions))[None],
+        "positions_P": torch.from_numpy(positions_P),
+        "targets_P": torch.from_numpy(targets_P),
+        "weights_P": torch.from_numpy(weights_P),
+        **attention.pass_inputs(shape, implementation),
     }
+
+
+def _prefixes(one: Pass) -> Prefixes:
+    if one.kind is PassKind.PLAIN:
+        return Prefixes.USE if one.before else Prefixes.NONE
+    return Prefixes(one.kind.value)
+
+
+def _targets(
+    one: Pass, tree: Tree, store: ChatStore, place: dict[int, int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Positions, targets and weights: a target belongs to the pass that holds the token before."""
+    rows: list[npt.NDArray[np.int64]] = []
+    for chat in one.chats:
+        ids_T = store.ids(chat).astype(np.int64)
+        trained = _trained_tokens(store.edges(chat))
+        for number in tree.paths[chat]:
+            if number in place:
+                segment = tree.segments[number]
+                here = trained[(trained > segment.start) & (trained <= segment.end)]
+                rows.append(np.stack([here - 1 - segment.start + place[number], ids_T[here]]))
+    pairs_2P = np.concatenate(rows, axis=1) if rows else np.zeros((2, 0), np.int64)
+    pairs_2P, counts_P = np.unique(pairs_2P, axis=1, return_counts=True)
+    return pairs_2P[0], pairs_2P[1], counts_P.astype(np.float32)
+
+
+def _trained_tokens(edges: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    spans = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+    parts = [np.arange(start, end) for start, end in spans]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def _paths(one: Pass, tree: Tree) -> tuple[tuple[int, ...], ...]:
+    """For each segment of the pass, the segments it sees, counted with those `before` first."""
+    paths: dict[int, tuple[int, ...]] = {-1: ()}
+    for place, number in enumerate((*one.before, *one.segments)):
+        paths[number] = (*paths[tree.segments[number].parent], place)
+    return tuple(paths[number] for number in one.segments)
 
 
 def _empty_pass(implementation: str) -> dict[str, Any]:
     """A rank without work still takes part in the collective operations of a pass."""
     nothing = torch.zeros(0, dtype=torch.int64)
+    shape = PassShape.plain(1)
     return {
         "input_ids": torch.zeros((1, 1), dtype=torch.int64),
         "position_ids": torch.zeros((1, 1), dtype=torch.int64),
         "positions_P": nothing,
         "targets_P": nothing,
-        **attention.pass_inputs((0, 1), implementation),
+        "weights_P": torch.zeros(0),
+        **attention.pass_inputs(shape, implementation),
     }

@@ -1,46 +1,65 @@
-"""Which chats make which optimizer step, fixed before training; and how a step is computed.
+"""Which chats make which optimizer step, fixed before training.
 
     epoch 0   shuffled by (seed, epoch)   7 2 9 4 | 0 8 1 3 | 5 6       B = batch_size = 4
                                           step 0    step 1    step 2    nothing dropped or repeated
-    step 0    rank 0:  [7 2 4]  [9]       passes of at most tokens_per_pass tokens
-              rank 1:  …                  same number of passes on every rank
+    step 0    its tree of segments        [7 2 4]  [9]                  laid out in passes, rank by
+                                                                        rank (layout.py)
 
-The first line is the trajectory: it depends on the config alone. The second is layout: it changes
-memory and speed, never a step's chats nor its loss, which is the mean over the step's trained
-tokens, all ranks together. Numpy only.
+The first line is the trajectory: it depends on the config alone. The layout changes memory and
+speed, never a step's chats nor its loss, which is the mean over the step's trained tokens, all
+ranks together. Numpy only.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-Pass = tuple[int, ...]
-"""Chats, by number, that go through the model together."""
+from lorawright import prefix
+from lorawright.layout import Pass, lay_out
+from lorawright.prefix import Ids, Tree
+
+GROUP_LEVELS = (16, 64, 256, 1024, 4096)
+"""Tokens in common, from loose to close, by which chats are brought together."""
+
+
+class Order(StrEnum):
+    """How an epoch's chats are ordered."""
+
+    SHUFFLED = "shuffled"
+    GROUPED = "grouped"  # chats that begin alike in the same steps
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One optimizer step.
+    """One optimizer step, or as many chats of an evaluation.
 
     Attributes:
         number: Counts from 0 over all epochs.
         chats: Numbers of its chats, in planned order.
-        passes: For each rank, its passes; the same number on every rank, some may be empty.
+        tree: Their segments.
+        passes: For each rank, its passes; the same number and kinds on every rank.
         num_tokens: Tokens of its chats.
         num_trained_tokens: Of these, the trained ones: the loss is their mean.
     """
 
     number: int
     chats: tuple[int, ...]
+    tree: Tree
     passes: tuple[tuple[Pass, ...], ...]
     num_tokens: int
     num_trained_tokens: int
+
+    @property
+    def num_computed_tokens(self) -> int:
+        """Tokens that go through the model, all ranks and passes together."""
+        return sum(one.num_tokens for rank in self.passes for one in rank)
 
 
 class Plan:
@@ -53,6 +72,9 @@ class Plan:
         num_epochs: Passes over the set.
         seed: Of the order.
         tokens_per_pass: Most tokens of one pass; a longer chat has a pass of its own.
+        ids: Token ids of a chat; only SHUFFLED order without sharing does without.
+        sharing: Whether what chats of a step begin with is one segment.
+        order: How an epoch is ordered.
         num_ranks: Processes that share a step.
         max_steps: Where to stop before the epochs are over.
     """
@@ -66,6 +88,9 @@ class Plan:
         num_epochs: int,
         seed: int,
         tokens_per_pass: int,
+        ids: Callable[[int], Ids] | None = None,
+        sharing: bool = True,
+        order: Order = Order.SHUFFLED,
         num_ranks: int = 1,
         max_steps: int | None = None,
     ) -> None:
@@ -75,11 +100,14 @@ class Plan:
         self.batch_size = batch_size
         self.seed = seed
         self.tokens_per_pass = tokens_per_pass
+        self.shared_ids = ids if sharing else None
         self.num_ranks = num_ranks
+        self.groups_LN = None if order is Order.SHUFFLED else _groups(len(num_tokens_N), ids)
         self.steps_per_epoch = -(-len(num_tokens_N) // batch_size)
         self.num_steps = self.steps_per_epoch * num_epochs
         if max_steps is not None:
             self.num_steps = min(self.num_steps, max_steps)
+        self._epoch = lru_cache(maxsize=2)(self._order_of_epoch)
 
     def __len__(self) -> int:
         return self.num_steps
@@ -88,15 +116,29 @@ class Plan:
         return (self[number] for number in range(self.num_steps))
 
     def __getitem__(self, number: int) -> Step:
+        return self._step(number, self.chats(number))
+
+    def chats(self, number: int) -> npt.NDArray[np.int64]:
+        """Chats of a step, in planned order."""
         if not 0 <= number < self.num_steps:
             raise IndexError(number)
         epoch, place = divmod(number, self.steps_per_epoch)
-        order = _order(len(self.num_tokens_N), self.seed, epoch)
-        chats = order[place * self.batch_size : (place + 1) * self.batch_size]
+        return self._epoch(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+
+    def evaluation(self) -> Iterator[Step]:
+        """All chats once, longest first, so many at a time as a step has."""
+        order = np.argsort(-self.num_tokens_N, kind="stable")
+        for number, start in enumerate(range(0, len(order), self.batch_size)):
+            yield self._step(number, order[start : start + self.batch_size])
+
+    def _step(self, number: int, chats: npt.NDArray[np.int64]) -> Step:
+        numbers = tuple(int(chat) for chat in chats)
+        tree = prefix.grow(numbers, self.shared_ids, self.num_tokens_N[chats].tolist())
         return Step(
             number=number,
-            chats=tuple(int(chat) for chat in chats),
-            passes=lay_out(chats, self.num_tokens_N, self.tokens_per_pass, self.num_ranks),
+            chats=numbers,
+            tree=tree,
+            passes=lay_out(tree, self.tokens_per_pass, self.num_ranks),
             num_tokens=int(self.num_tokens_N[chats].sum()),
             num_trained_tokens=int(self.num_trained_N[chats].sum()),
         )
@@ -106,69 +148,48 @@ class Plan:
         """Of the trajectory: equal for two plans exactly if their steps hold the same chats."""
         digest = hashlib.sha256()
         for number in range(0, self.num_steps, self.steps_per_epoch):
-            epoch = number // self.steps_per_epoch
-            digest.update(_order(len(self.num_tokens_N), self.seed, epoch).tobytes())
+            digest.update(self._epoch(number // self.steps_per_epoch).tobytes())
         size = min(self.batch_size, len(self.num_tokens_N))
         digest.update(f"{size} {self.num_steps}".encode())
         return digest.hexdigest()
 
+    def _order_of_epoch(self, epoch: int) -> npt.NDArray[np.int64]:
+        # RandomState's streams are frozen by NumPy's policy (NEP 19): the order survives upgrades.
+        seeds = np.random.SeedSequence([self.seed, epoch])
+        state = np.random.RandomState(np.random.MT19937(seeds))
+        shuffled: npt.NDArray[np.int64] = state.permutation(len(self.num_tokens_N)).astype(np.int64)
+        if self.groups_LN is None:
+            return shuffled
+        return self._steps_shuffled(self._grouped(shuffled, state), state)
 
-@lru_cache(maxsize=2)
-def _order(num_chats: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    # RandomState's streams are frozen by NumPy's policy (NEP 19): the order survives upgrades.
-    state = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, epoch])))
-    return state.permutation(num_chats).astype(np.int64)
+    def _grouped(
+        self, shuffled: npt.NDArray[np.int64], state: np.random.RandomState
+    ) -> npt.NDArray[np.int64]:
+        """Random at each level of the groups: groups, groups inside groups, then chats."""
+        assert self.groups_LN is not None
+        keys = [np.arange(len(shuffled))]
+        for groups_N in self.groups_LN[::-1]:
+            place = state.permutation(int(groups_N.max()) + 1)
+            keys.append(place[groups_N[shuffled]])
+        return shuffled[np.lexsort(keys)]
 
-
-def lay_out(
-    chats: npt.NDArray[np.int64],
-    num_tokens_N: npt.NDArray[np.int64],
-    tokens_per_pass: int,
-    num_ranks: int = 1,
-) -> tuple[tuple[Pass, ...], ...]:
-    """Divides a step's chats over ranks and passes.
-
-    Longest first to the rank with the least work, then on each rank first-fit into passes.
-    """
-    longest_first = sorted((int(c) for c in chats), key=lambda c: (-int(num_tokens_N[c]), c))
-    shares: list[list[int]] = [[] for _ in range(num_ranks)]
-    work = [0] * num_ranks
-    for chat in longest_first:
-        rank = work.index(min(work))
-        shares[rank].append(chat)
-        work[rank] += int(num_tokens_N[chat])
-    packed = [_pack(share, num_tokens_N, tokens_per_pass) for share in shares]
-    most = max(len(passes) for passes in packed)
-    return tuple((*passes, *[()] * (most - len(passes))) for passes in packed)
-
-
-def _pack(
-    longest_first: list[int], num_tokens_N: npt.NDArray[np.int64], tokens_per_pass: int
-) -> list[Pass]:
-    passes: list[list[int]] = []
-    room: list[int] = []
-    for chat in longest_first:
-        length = int(num_tokens_N[chat])
-        fit = next((i for i, left in enumerate(room) if length <= left), None)
-        if fit is None:
-            passes.append([chat])
-            room.append(tokens_per_pass - length)
-        else:
-            passes[fit].append(chat)
-            room[fit] -= length
-    return [tuple(chats) for chats in passes]
+    def _steps_shuffled(
+        self, order: npt.NDArray[np.int64], state: np.random.RandomState
+    ) -> npt.NDArray[np.int64]:
+        """Whole steps in random order; the last one stays last, it may be short."""
+        size = self.batch_size
+        full = order[: len(order) // size * size].reshape(-1, size)
+        return np.concatenate([state.permutation(full).ravel(), order[full.size :]])
 
 
-def evaluation_passes(num_tokens_N: npt.NDArray[np.int64], tokens_per_pass: int) -> Iterator[Pass]:
-    """All chats of a set once, longest first, in passes of at most `tokens_per_pass` tokens."""
-    current: list[int] = []
-    num_tokens = 0
-    for chat in np.argsort(-num_tokens_N, kind="stable").tolist():
-        length = int(num_tokens_N[chat])
-        if current and num_tokens + length > tokens_per_pass:
-            yield tuple(current)
-            current, num_tokens = [], 0
-        current.append(chat)
-        num_tokens += length
-    if current:
-        yield tuple(current)
+def _groups(num_chats: int, ids: Callable[[int], Ids] | None) -> npt.NDArray[np.int64]:
+    """For each level, the number of each chat's group: chats with equal first tokens."""
+    assert ids is not None, "grouping needs token ids"
+    groups_LN = np.zeros((len(GROUP_LEVELS), num_chats), dtype=np.int64)
+    seen: list[dict[bytes, int]] = [{} for _ in GROUP_LEVELS]
+    for chat in range(num_chats):
+        whole = np.asarray(ids(chat))
+        for level, num_tokens in enumerate(GROUP_LEVELS):
+            digest = hashlib.blake2b(whole[:num_tokens].tobytes(), digest_size=16).digest()
+            groups_LN[level, chat] = seen[level].setdefault(digest, len(seen[level]))
+    return groups_LN

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from lorawright import estimate, strategy
+from lorawright import attention, estimate, strategy
 from lorawright.config.schema import Config, Dtype, Quantization
 from lorawright.errors import ConfigError
 from lorawright.estimate import Memory, ModelShape
@@ -68,12 +68,14 @@ def resolve(config: Config, hardware: Hardware, folder: Path, longest_tokens: in
     if chosen in strategy.DEEPSPEED:
         _require("deepspeed", "distributed.strategy", chosen)
     distributed = {"strategy": chosen, "num_processes": processes}
+    shares = _shares(config, hardware, folder, reasons)
     settled = config.model_copy(
         update={
             "model": config.model.model_copy(update=model),
             "training": config.training.model_copy(
                 update={
                     **training,
+                    "share_prefixes": shares,
                     "tokens_per_pass": tokens,
                     "gradient_checkpointing": checkpointing,
                 }
@@ -156,6 +158,14 @@ def _optimizer(config: Config, hardware: Hardware, reasons: dict[str, str]) -> s
         return "adamw_torch_fused"
     reasons["training.optimizer"] = "paged 8-bit Adam is for CUDA; this is exact and fast"
     return "adamw_torch_fused"
+
+
+def _shares(config: Config, hardware: Hardware, folder: Path, reasons: dict[str, str]) -> bool:
+    """Sliding windows and capped scores have no attention here that could share."""
+    dense = attention.choose(folder, hardware.device) == attention.DENSE
+    if dense and config.training.share_prefixes:
+        reasons["training.share_prefixes"] = "this model's attention is more than causal"
+    return config.training.share_prefixes and not dense
 
 
 def _memory(

@@ -14,6 +14,7 @@ from lorawright.run_folder import RunFolder
 
 TRAJECTORY = {
     "batch_size",
+    "share_prefixes",
     "learning_rate",
     "schedule",
     "warmup_ratio",

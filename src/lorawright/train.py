@@ -18,9 +18,8 @@ from lorawright import (
     adapter,
     chat,
     checkpoint,
+    compiled,
     distributed,
-    estimate,
-    hardware,
     hub,
     launch,
     launcher,
@@ -30,17 +29,28 @@ from lorawright import (
     ranks,
     resume,
 )
-from lorawright.config.schema import Config
+from lorawright.config.schema import Config, Strategy
 from lorawright.control import Pulse
 from lorawright.distributed import ALONE, Group
 from lorawright.job import Job
 from lorawright.plan import Plan
-from lorawright.prepare import Prepared
-from lorawright.resolve import Resolved, resolve
+from lorawright.ready import (
+    Ready,
+    estimate_seconds,
+    evaluation_plan,
+    get_ready,
+    make_plan,
+    planned_seconds,
+)
 from lorawright.run_folder import RunFolder
 from lorawright.screen import Screen, replay
 from lorawright.signals import Stop, stop_on_signals
 from lorawright.trainer import PlannedTrainer, Watcher, own_autocast, sft_config
+
+__all__ = [
+    "Ready", "Result", "Screen", "Start", "describe", "estimate_seconds", "evaluation_plan",
+    "get_ready", "make_plan", "prepare_only", "run", "run_rank", "settle",
+]  # fmt: skip
 
 NUM_COMPARED = 32  # chats that both tokenizers read before training
 
@@ -52,20 +62,6 @@ class Start(StrEnum):
     OVERWRITE = "overwrite"
     RESUME = "resume"
     RESUME_ANYWAY = "resume_anyway"
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A run that is settled, before a model is loaded."""
-
-    prepared: Prepared
-    resolved: Resolved
-    plan: Plan
-    model_folder: Path  # at least tokenizer and config; weights may still be on the hub
-
-    @property
-    def config(self) -> Config:
-        return self.resolved.config
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,61 +78,6 @@ class Result:
     eval_loss: float | None
     seconds: float
     stopped_by: signal.Signals | None
-
-
-def get_ready(config: Config, screen: Screen) -> Ready:
-    """Data, certificate, resolved settings and plan; no model yet."""
-    prepared = prepare.run(config, progress=screen.rows)
-    prepare.raise_errors(prepared)
-    screen.prepared(prepared)
-    folder = hub.tokenizer_folder(config.model.name, config.model.revision)
-    longest = int(prepared.train.num_tokens_N.max())
-    if prepared.eval is not None:
-        longest = max(longest, int(prepared.eval.num_tokens_N.max()))
-    resolved = resolve(config, hardware.detect(), folder, longest)
-    plan = make_plan(resolved.config, prepared)
-    screen.planned(resolved, plan)
-    return Ready(prepared, resolved, plan, folder)
-
-
-def make_plan(config: Config, prepared: Prepared) -> Plan:
-    """The plan of a resolved config."""
-    tokens_per_pass = config.training.tokens_per_pass
-    num_ranks = config.distributed.num_processes
-    assert isinstance(tokens_per_pass, int) and isinstance(num_ranks, int)
-    return Plan(
-        prepared.train.num_tokens_N,
-        prepared.train.num_trained_N,
-        batch_size=config.training.batch_size,
-        num_epochs=config.training.epochs,
-        seed=config.data.seed,
-        tokens_per_pass=tokens_per_pass,
-        num_ranks=num_ranks,
-        max_steps=config.training.max_steps,
-    )
-
-
-def estimate_seconds(ready: Ready, num_tokens: int, num_trained_tokens: int) -> float | None:
-    """Time of the whole run, from one measured matrix product; None for unknown sizes."""
-    shape = estimate.read_shape(ready.model_folder)
-    if shape is None:
-        return None
-    training = ready.config.training
-    assert isinstance(training.tokens_per_pass, int)
-    flops = estimate.product_flops(
-        shape,
-        num_tokens=num_tokens,
-        num_trained_tokens=num_trained_tokens,
-        checkpointing=training.gradient_checkpointing is True,
-    )
-    speed = hardware.measure_flops(
-        ready.resolved.hardware.device,
-        str(ready.config.model.dtype),
-        min(training.tokens_per_pass, 2048),
-        shape.hidden,
-        shape.ffn,
-    )
-    return estimate.TIME_OVER_PRODUCTS * flops / speed
 
 
 def run(config: Config, *, start: Start = Start.NEW, screen: Screen | None = None) -> Result:
@@ -210,7 +151,7 @@ def run_rank(job: Job, screen: Screen, pulse: Pulse | None) -> tuple[float, int 
     job = ranks.agree(job, group)
     resolved = job.resolved
     prepared = prepare.reopen(job.prepared)
-    ready = Ready(prepared, resolved, make_plan(resolved.config, prepared), job.model_folder)
+    ready = Ready(prepared, resolved, make_plan(resolved.config, prepared.train), job.model_folder)
     folder = RunFolder(Path(resolved.config.training.output))
     with stop_on_signals() as stop:
         ended = _train(job, ready, folder, screen, stop, group=group, pulse=pulse)
@@ -241,7 +182,7 @@ def _train(
     with mishaps.out_of_memory(ready.resolved), mishaps.disk_full(folder):
         args = _sft_config(ready, folder)
         distributed.allow_fsdp_on_cpu(ready.config.distributed, ready.resolved.hardware.device)
-        wrapped = _load_model(ready, job.base_folder)
+        wrapped = _load_model(ready, job.base_folder, screen)
         if overwrite:
             folder.clear()
         if group.is_main:
@@ -302,22 +243,30 @@ def _base_folder(config: Config) -> Path:
     return hub.model_folder(settings.name, settings.revision, with_code=settings.trust_remote_code)
 
 
-def _load_model(ready: Ready, folder: Path) -> Any:
+def _load_model(ready: Ready, folder: Path, screen: Screen) -> Any:
     config, device = ready.config, ready.resolved.hardware.device
     with distributed.loading(config.distributed, config.model.dtype):
         base = model.load_base(config.model, folder, device, training=True)
-    return model.add_adapter(base, config.lora, config.training.seed)
+    partitioned = config.distributed.strategy is Strategy.ZERO3
+    wrapped = model.add_adapter(base, config.lora, config.training.seed, partitioned=partitioned)
+    compiles, reason = compiled.pays(config.training.compile, planned_seconds(ready), device)
+    if compiles:
+        screen.note(compiled.install(wrapped, device) or f"norms are compiled: {reason}")
+    return wrapped
 
 
 def _build_trainer(ready: Ready, wrapped: Any, args: Any, watcher: Watcher) -> PlannedTrainer:
     tensorboard = Path(args.output_dir).with_name("tensorboard")
+    evaluation = ready.prepared.eval
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(tensorboard)  # its callback's only way in
     return PlannedTrainer(
         model=wrapped,
         args=args,
         plan=ready.plan,
         train=ready.prepared.train,
-        evaluation=ready.prepared.eval,
+        evaluation=evaluation,
+        eval_plan=None if evaluation is None else evaluation_plan(ready.config, evaluation),
+        log_entropy=ready.config.training.log_entropy,
         tokenizer=_load_tokenizer(ready),
         watcher=watcher,
         autocasts=own_autocast(ready.config),

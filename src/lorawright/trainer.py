@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,10 @@ from lorawright import distributed, dropout, head
 from lorawright.config.schema import Config, Dtype, Strategy
 from lorawright.errors import ConfigError, TrainError
 from lorawright.hardware import Device
+from lorawright.layout import PassKind
 from lorawright.model import to_float32
-from lorawright.passes import StepDataset, pass_tensors
-from lorawright.plan import Pass, Plan, evaluation_passes
+from lorawright.passes import StepDataset, step_tensors
+from lorawright.plan import Plan
 from lorawright.store import ChatStore
 
 
@@ -39,6 +39,7 @@ class StepRecord:
     num_tokens: int
     num_trained_tokens: int
     num_hits: int
+    entropy_sum: float | None
     seconds: float
 
 
@@ -127,6 +128,8 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         plan: The steps.
         train: The chats they are made of.
         evaluation: The evaluation set, or None.
+        eval_plan: Its one round, or None.
+        log_entropy: Whether to sum entropies.
         tokenizer: Transformers'; saved with every checkpoint.
         watcher: Told of every step, line and checkpoint.
         autocasts: Whether to compute in bfloat16 by ourselves, see `own_autocast`.
@@ -140,13 +143,16 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         plan: Plan,
         train: ChatStore,
         evaluation: ChatStore | None,
+        eval_plan: Plan | None,
+        log_entropy: bool,
         tokenizer: Any,
         watcher: Watcher,
         autocasts: bool = False,
     ) -> None:
         self.plan = plan
         self.chats = train
-        self.eval_chats = evaluation
+        self.eval_chats, self.eval_plan = evaluation, eval_plan
+        self.log_entropy = log_entropy
         self.watcher = watcher
         self.autocasts = autocasts
         self.implementation = str(model.config._attn_implementation)
@@ -180,12 +186,14 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         """
         started = time.perf_counter()
         loss = torch.zeros((), device=self.args.device)
-        self._num_hits = 0
-        passes = inputs["passes"]
-        for number, (chats, tensors) in enumerate(zip(inputs["chats"], passes, strict=True), 1):
-            last = number == len(passes)
+        self._num_hits, self._entropy_sum = 0, 0.0
+        for number, tensors in enumerate(inputs["passes"]):
             if self.draws is not None:
-                self.draws.begin_pass(inputs["number"], *self._keyed(chats))
+                self.draws.begin_pass(inputs["number"], inputs["drawn"][number])
+            if inputs["kinds"][number] is PassKind.COLLECT:
+                self._collect(model, tensors)
+                continue
+            last = number == len(inputs["passes"]) - 1
             with distributed.pass_of_a_step(self.accelerator, model, last=last):
                 loss += super().training_step(model, tensors, inputs["num_trained_tokens"])
         if not math.isfinite(loss.item()):
@@ -200,16 +208,18 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
                 inputs["num_tokens"],
                 inputs["num_trained_tokens"],
                 self._num_hits,
+                self._entropy_sum if self.log_entropy else None,
                 time.perf_counter() - started,
             )
         )
         return loss
 
-    def _keyed(self, chats: Pass) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Chats of a pass and their bounds; an empty pass is one token of chat 0."""
-        if not chats:
-            return (0,), (0, 1)
-        return chats, (0, *accumulate(int(self.plan.num_tokens_N[chat]) for chat in chats))
+    @torch.no_grad()
+    def _collect(self, model: Any, tensors: dict[str, Any]) -> None:
+        """Forward only: the attention keeps keys and values for the step's other passes."""
+        model.train()
+        with self.compute_loss_context_manager():
+            model(**self._prepare_inputs(tensors))
 
     def compute_loss(
         self,
@@ -219,15 +229,16 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         num_items_in_batch: Any = None,
     ) -> Any:
         """A pass's share of the step's loss: its sum over the step's number of trained tokens."""
-        output = model(**inputs)
+        output = model(**inputs, with_entropy=self.log_entropy)
         self._num_hits += int(output["num_hits"])
+        self._entropy_sum += float(output["entropy_sum"])
         # DDP averages gradients over processes; the sum over the step is wanted
         loss = output["loss_sum"] * self.accelerator.num_processes / num_items_in_batch
         return (loss, output) if return_outputs else loss
 
     def addresses(self, step: int) -> str:
         """Where the chats of a step come from."""
-        chats = [self.chats[index] for index in self.plan[step].chats]
+        chats = [self.chats[int(index)] for index in self.plan.chats(step)]
         return ", ".join(f"{chat.file}:{chat.line}" for chat in chats)
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
@@ -239,24 +250,24 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
     @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Loss and accuracy as means over all trained tokens of the evaluation set."""
-        assert self.eval_chats is not None
+        assert self.eval_chats is not None and self.eval_plan is not None
         started = time.perf_counter()
         model = self.model_wrapped
         model.eval()
-        lengths, tokens = self.eval_chats.num_tokens_N, self.plan.tokens_per_pass
-        sums_K = torch.zeros(3, dtype=torch.float64, device=self.args.device)
-        for chats in distributed.share_of(evaluation_passes(lengths, tokens), self.accelerator):
-            tensors = pass_tensors(chats or (), self.eval_chats, self.implementation)
-            with self.compute_loss_context_manager():
-                output = model(**self._prepare_inputs(tensors))
-            sums_K[0] += output["loss_sum"]
-            sums_K[1] += output["num_hits"]
-            sums_K[2] += len(tensors["targets_P"])
-        loss_sum, num_hits, num_targets = self.accelerator.reduce(sums_K, "sum").tolist()
+        sums_K = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        num_targets, rank = 0, self.args.process_index
+        for step in self.eval_plan.evaluation():
+            for tensors in step_tensors(step, rank, self.eval_chats, self.implementation):
+                with self.compute_loss_context_manager():
+                    output = model(**self._prepare_inputs(tensors))
+                sums_K[0] += output["loss_sum"]
+                sums_K[1] += output["num_hits"]
+            num_targets += step.num_trained_tokens
+        loss_sum, num_hits = self.accelerator.reduce(sums_K, "sum").tolist()
         metrics = {
             "eval_loss": loss_sum / num_targets,
             "eval_token_accuracy": num_hits / num_targets,
-            "eval_trained_tokens": int(num_targets),
+            "eval_trained_tokens": num_targets,
             "eval_seconds": time.perf_counter() - started,
         }
         self.log(metrics)
@@ -267,12 +278,15 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the steps since the last line amount to."""
         if "loss" in logs:
-            hits = torch.tensor(sum(record.num_hits for record in self.records))
-            num_hits = self.accelerator.reduce(hits.to(self.args.device), "sum")
-            logs |= _summary(self.records, int(num_hits))
+            logs |= _summary(self.records, self._over_ranks)
             self.records.clear()
         super().log(logs, start_time)
         self.watcher.on_log({"step": self.state.global_step, **logs})
+
+    def _over_ranks(self, value: float) -> float:
+        """Its sum over all processes."""
+        own = torch.tensor(value, dtype=torch.float64, device=self.args.device)
+        return float(self.accelerator.reduce(own, "sum"))
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: Transformers' estimate takes padded rectangles for granted."""
@@ -282,14 +296,17 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         """Not in checkpoints; TRL writes one into each."""
 
 
-def _summary(records: list[StepRecord], num_hits: int) -> dict[str, float]:
+def _summary(records: list[StepRecord], over_ranks: Callable[[float], float]) -> dict[str, float]:
     seconds = sum(record.seconds for record in records)
     num_tokens = sum(record.num_tokens for record in records)
     num_trained = sum(record.num_trained_tokens for record in records)
+    num_hits = sum(record.num_hits for record in records)
+    entropies = [record.entropy_sum for record in records if record.entropy_sum is not None]
     return {
+        **({"entropy": over_ranks(sum(entropies)) / num_trained} if entropies else {}),
         "tokens": num_tokens,
         "trained_tokens": num_trained,
-        "token_accuracy": num_hits / num_trained,
+        "token_accuracy": over_ranks(num_hits) / num_trained,
         "tokens_per_second": num_tokens / seconds,
         "seconds": seconds,
     }

@@ -26,6 +26,7 @@ def plan(config: ConfigFile, set_: Overrides = None, json: Json = False) -> None
     num_trained = sum(step.num_trained_tokens for step in steps)
     memory = ready.resolved.memory
     seconds = train.estimate_seconds(ready, num_tokens, num_trained)
+    num_computed = sum(step.num_computed_tokens for step in steps)
     num_passes = sum(len(passes) for step in steps for passes in step.passes)
     facts = {
         "num_steps": len(steps),
@@ -33,7 +34,7 @@ def plan(config: ConfigFile, set_: Overrides = None, json: Json = False) -> None
         "num_chats": len(ready.prepared.train),
         "num_tokens": num_tokens,
         "num_trained_tokens": num_trained,
-        "num_computed_tokens": num_tokens,
+        "num_computed_tokens": num_computed,
         "num_passes": num_passes,
         "peak_memory_bytes": None if memory is None else memory.total,
         "seconds": seconds,
@@ -47,6 +48,11 @@ def plan(config: ConfigFile, set_: Overrides = None, json: Json = False) -> None
     out.print(f"passes     {console.number(num_passes)}, no padding")
     share = num_trained / num_tokens
     out.print(f"tokens     {console.number(num_tokens)}, {share:.0%} trained")
+    saved = num_tokens - num_computed
+    out.print(
+        f"prefixes   {console.number(num_computed)} tokens computed, {console.number(saved)} "
+        f"({saved / num_tokens:.0%}) saved by what chats of a step begin with"
+    )
     if memory is not None:
         out.print(
             f"memory     {memory.total / 1e9:.1f} GB: weights {memory.weights / 1e9:.1f}, "

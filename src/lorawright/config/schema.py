@@ -200,6 +200,19 @@ class TrainingSettings(Section):
     tokens_per_pass: PositiveInt | Auto = Field(
         "auto", description=("How much one forward pass may hold; memory only, never the result")
     )
+    share_prefixes: bool = Field(
+        True,
+        description=(
+            "What chats of a step begin with in common is computed once; equal steps at "
+            "`lora.dropout` 0, one dropout draw for all its chats above"
+        ),
+    )
+    group_prefixes: bool = Field(
+        False,
+        description=(
+            "Chats that begin alike go into the same steps, which saves more; changes the order"
+        ),
+    )
     learning_rate: float = Field(2.0e-5, gt=0, description="Peak learning rate")
     schedule: Literal[
         "cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"
@@ -222,7 +235,17 @@ class TrainingSettings(Section):
             "Recompute activations to save memory; `auto`: when the estimate says memory needs it"
         ),
     )
+    compile: bool | Auto = Field(
+        "auto",
+        description=(
+            "Compile the model's norms (torch.compile); `auto`: where the planned run is long "
+            "enough to pay for the compiler"
+        ),
+    )
     logging_steps: PositiveInt = Field(1, description="Steps between lines of metrics.jsonl")
+    log_entropy: bool = Field(
+        False, description="Also log the mean entropy of the predictions; costs another softmax"
+    )
     eval_steps: PositiveInt = Field(50, description="Steps between evaluations")
     save_steps: PositiveInt = Field(50, description="Steps between checkpoints")
     keep_checkpoints: PositiveInt = Field(3, description="Newest checkpoints that are kept")
