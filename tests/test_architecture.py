@@ -33,7 +33,7 @@ LAYERS: list[set[str]] = [
         "control",
     },
     {"strategy"},
-    {"launch", "distributed", "supervise"},
+    {"launch", "launch_script", "distributed", "supervise"},
     {"model", "resolve", "passes", "run_folder", "view", "prepare", "starter", "quickstart"},
     {"trainer", "talk", "doctor", "resume", "job", "mishaps"},
     {"screen", "launcher", "adapter"},
@@ -130,7 +130,7 @@ def test_torch_stays_unloaded(code: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
-VERBS = "quickstart init recipes check inspect plan train chat doctor"
+VERBS = "quickstart init recipes check inspect plan train launch_script chat doctor"
 
 
 def test_verbs_are_frozen() -> None:

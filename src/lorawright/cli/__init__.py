@@ -12,6 +12,7 @@ from lorawright.cli.check import check
 from lorawright.cli.doctor import doctor
 from lorawright.cli.init import init
 from lorawright.cli.inspect import inspect
+from lorawright.cli.launch_script import launch_script
 from lorawright.cli.plan import plan
 from lorawright.cli.quickstart import quickstart
 from lorawright.cli.recipes import recipes
@@ -31,7 +32,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 fine; 1 the data, the check or the run failed; 2 the config or the "
     "command line is wrong. Errors show a Python traceback with --traceback.",
 )
-for verb in (quickstart, init, recipes, check, inspect, plan, train, chat, doctor):
+for verb in (quickstart, init, recipes, check, inspect, plan, train, launch_script, chat, doctor):
     app.command()(verb)
 
 
