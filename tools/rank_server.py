@@ -1,10 +1,10 @@
 """Starts ranks by fork from a process that has imported everything: a second instead of ten.
 
-One JSON line in: {"job": path, "num_ranks": 2, "first_rank": 0, "world_size": 2, "port": 29500};
+One JSON line in, a job for each rank: {"jobs": [path, path], "port": 29500};
 one JSON line out: the ranks' exit codes. The environment is torchrun's; what accelerate adds to it,
 the ranks take from the job.
 
-With {"victim": 1, "signal": 9, "metrics": path, "lines": 2} that rank gets the signal when the run
+With {"jobs": [null], "config": {…}, "start": "new"} a run in one process. With {"victim": 1, "signal": 9, "metrics": path, "lines": 2} that rank gets the signal when the run
 has written so many lines of metrics.
 """
 
@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 from lorawright.cli.quiet import quiet
 
@@ -24,8 +25,9 @@ quiet()
 import accelerate  # noqa: E402, F401
 import deepspeed  # noqa: E402, F401
 
-from lorawright import train  # noqa: E402, F401
+from lorawright import train  # noqa: E402
 from lorawright.cli import rank  # noqa: E402
+from lorawright.config import Config  # noqa: E402
 
 
 def answer(text: str) -> None:
@@ -33,7 +35,7 @@ def answer(text: str) -> None:
     sys.stdout.flush()
 
 
-def fork(request: dict[str, int | str], local_rank: int) -> int:
+def fork(request: dict[str, Any], number: int) -> int:
     """A rank; returns its pid."""
     pid = os.fork()
     if pid:
@@ -41,35 +43,44 @@ def fork(request: dict[str, int | str], local_rank: int) -> int:
     code = 1
     try:
         os.environ |= {
-            "RANK": str(int(request["first_rank"]) + local_rank),
-            "LOCAL_RANK": str(local_rank),
-            "WORLD_SIZE": str(request["world_size"]),
-            "LOCAL_WORLD_SIZE": str(request["num_ranks"]),
+            "RANK": str(number),
+            "LOCAL_RANK": str(number),
+            "WORLD_SIZE": str(len(request["jobs"])),
+            "LOCAL_WORLD_SIZE": str(len(request["jobs"])),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(request["port"]),
         }
         os.dup2(2, 1)
-        code = rank.main(str(request["job"]))
+        if "config" in request:
+            config = Config.model_validate(request["config"])
+            train.run(config, start=train.Start(request["start"]))
+            code = 0
+        else:
+            code = rank.main(request["jobs"][number])
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(code)
 
 
-def strike(request: dict[str, int | str], pids: list[int]) -> None:
+def strike(request: dict[str, Any], pids: list[int]) -> None:
     """Waits for the moment, and signals the victim; ranks that fail before end the wait."""
-    metrics = Path(str(request["metrics"]))
-    while not metrics.is_file() or metrics.read_bytes().count(b"\n") < int(request["lines"]):
+    if "after_seconds" in request:
+        time.sleep(request["after_seconds"])
+        os.kill(pids[request["victim"]], request["signal"])
+        return
+    metrics = Path(request["metrics"])
+    while not metrics.is_file() or metrics.read_bytes().count(b"\n") < request["lines"]:
         time.sleep(0.002)
         if os.waitid(os.P_PID, pids[0], os.WEXITED | os.WNOHANG | os.WNOWAIT):
             return
-    os.kill(pids[int(request["victim"])], int(request["signal"]))
+    os.kill(pids[request["victim"]], request["signal"])
 
 
 answer("ready")
 for line in sys.stdin:
     request = json.loads(line)
-    pids = [fork(request, local_rank) for local_rank in range(request["num_ranks"])]
+    pids = [fork(request, number) for number in range(len(request["jobs"]))]
     if "victim" in request:
         strike(request, pids)
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
