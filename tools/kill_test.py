@@ -32,6 +32,7 @@ from lorawright.screen import Screen
 from lorawright.train import Start
 
 STRATEGIES = ["none", "ddp", "zero1", "zero3", "fsdp2"]
+NUM_LINES = 11  # of the run's metrics: eight steps, three evaluations
 CLOCKED = ("seconds", "tokens_per_second", "eval_seconds")
 
 
@@ -134,15 +135,17 @@ def main() -> None:
             config = config_of(strategy, root / f"{strategy}-{number}", arguments.quantization)
             folder = RunFolder(Path(config.training.output))
             victim = draw.randrange(int(config.distributed.num_processes))
-            after = draw.uniform(0.1, 0.95) * seconds
-            server.run(config, Start.NEW, victim=victim, signal=9, after_seconds=after)
+            lines, after = draw.randrange(NUM_LINES), draw.uniform(0, seconds / NUM_LINES)
+            strike = {"victim": victim, "signal": 9, "lines": lines, "after_seconds": after}
+            server.run(config, Start.NEW, metrics=str(folder.metrics), **strike)
             where = found_at(folder)
             begun = folder.holds_a_run()
             codes = server.run(config, Start.RESUME if begun else Start.NEW)
             equal = set(codes) == {0} and outcome(folder) == wanted
             result = "bit-equal" if equal else "DIFFERS"
             table[strategy, where, result] += 1
-            print(f"{strategy} {number}: process {victim} after {after:.1f} s, {where}: {result}")
+            moment = f"process {victim} {after:.1f} s after line {lines}"
+            print(f"{strategy} {number}: {moment}, {where}: {result}", flush=True)
     print("\n| strategy | killed | result | kills |\n|---|---|---|---|")
     for (strategy, where, result), count in sorted(table.items()):
         print(f"| {strategy} | {where} | {result} | {count} |")

@@ -63,15 +63,16 @@ class Prefixes(StrEnum):
     INJECT = "inject"  # give the collected gradient to this pass's
 
 
-@dataclass
 class SharedKeys:
     """Keys and values of one step's common segments, layer by layer.
 
-    Leaves in float32: the gradients of many passes add up in them.
+    Leaves in float32: the gradients of many passes add up in them. No dataclass: FSDP2 would hand
+    each layer a copy with other tensors in it, and the gradients would not arrive here.
     """
 
-    keys: dict[int, torch.Tensor] = field(default_factory=dict)
-    values: dict[int, torch.Tensor] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.keys: dict[int, torch.Tensor] = {}
+        self.values: dict[int, torch.Tensor] = {}
 
     def collect(self, layer: int, key_BMTD: torch.Tensor, value_BMTD: torch.Tensor) -> None:
         self.keys[layer] = key_BMTD.detach().float().requires_grad_()
