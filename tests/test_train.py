@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from lorawright import attention, checkpoint, head, hub, resolve, train
+from lorawright import attention, checkpoint, head, hub, mishaps, resolve, train
 from lorawright.config import Config
 from lorawright.errors import ConfigError, RunFolderError, TrainError
 from lorawright.hardware import Device
@@ -274,7 +274,7 @@ def test_run_folder_is_complete(make_config: MakeConfig) -> None:
 
 def test_out_of_memory_names_the_setting(make_config: MakeConfig) -> None:
     ready = train.get_ready(make_config(), Screen())
-    with pytest.raises(TrainError) as caught, train._out_of_memory(ready):
+    with pytest.raises(TrainError) as caught, mishaps.out_of_memory(ready.resolved):
         raise torch.OutOfMemoryError("CUDA out of memory")
     assert "the estimate was" in caught.value.what
     assert "training.gradient_checkpointing" in str(caught.value.hint)
