@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import functools
 import types
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -41,9 +40,8 @@ class HeadOutput(ModelOutput):  # type: ignore[misc] # transformers is followed 
     entropy_sum: torch.Tensor | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Sums:
-    """Over P positions, each counted by its weight."""
+class Sums(NamedTuple):
+    """Over P positions, each counted by its weight; a tuple, for hooks on the head's output."""
 
     loss: torch.Tensor
     hits: torch.Tensor
@@ -193,28 +191,33 @@ def install(base: Any) -> None:
             return passed_on(*args, **kwargs)
         hidden_TH = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state[0]
         head = self.get_output_embeddings()
-        with _gathered(head.weight):
-            sums = chunked_loss(
-                hidden_TH[positions_P],
-                _whole(head.weight),
-                _whole(head.bias),
-                targets_P,
-                weights_P,
-                with_entropy=with_entropy,
-            )
-        return HeadOutput(loss_sum=sums.loss, num_hits=sums.hits, entropy_sum=sums.entropy)
+        loss_sum, num_hits, entropy_sum = head(
+            hidden_TH[positions_P],
+            targets_P=targets_P,
+            weights_P=weights_P,
+            with_entropy=with_entropy,
+        )
+        return HeadOutput(loss_sum=loss_sum, num_hits=num_hits, entropy_sum=entropy_sum)
 
     base.forward = types.MethodType(forward, base)
+    _score_inside(base.get_output_embeddings())
 
 
-def _gathered(weight: torch.Tensor) -> AbstractContextManager[Any]:
-    """ZeRO-3 holds a share of each weight; outside the module's own forward it must be asked."""
-    if not hasattr(weight, "ds_id"):
-        return nullcontext()
-    import deepspeed
+def _score_inside(head: Any) -> None:
+    """Teaches the head's module to answer `targets_P` with sums.
 
-    context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters([weight])
-    return context
+    ZeRO-3 and FSDP2 hold a share of each weight and gather it around its module's own forward.
+    """
+    passed_on = head.forward
+
+    def forward(
+        self: Any, hidden_PH: Any, *, targets_P: torch.Tensor | None = None, **given: Any
+    ) -> Any:
+        if targets_P is None:
+            return passed_on(hidden_PH)
+        return chunked_loss(hidden_PH, _whole(self.weight), _whole(self.bias), targets_P, **given)
+
+    head.forward = types.MethodType(forward, head)
 
 
 def _whole(weight: Any) -> Any:

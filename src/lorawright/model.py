@@ -172,7 +172,8 @@ def to_float32(model: nn.Module) -> None:
 
 
 def count(model: nn.Module) -> Trainable:
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    # a weight that ZeRO-3 has divided is empty and knows its whole size
+    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
     return Trainable(sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes))
 
 

@@ -54,6 +54,11 @@ class Prepared:
     certificate: dict[str, Any]
 
     @property
+    def folder(self) -> Path:
+        """Where it lies; another process can `reopen` it."""
+        return self.train.path.parent
+
+    @property
     def errors(self) -> tuple[Problem, ...]:
         return tuple(p for p in self.problems if p.severity is Severity.ERROR)
 
@@ -85,7 +90,7 @@ def run(config: Config, *, progress: Callable[[int], None] | None = None) -> Pre
     cached = _cache_root() / key
     if not (cached / FINDINGS).is_file():
         _fill(cached, lambda work: _build(config, encoder, work, progress))
-    return _open(cached)
+    return reopen(cached)
 
 
 def raise_errors(prepared: Prepared) -> None:
@@ -160,7 +165,7 @@ def _build(
         "certificate": _certificate(encoder, stores, findings),
     }
     (work / FINDINGS).write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
-    return _open(work)
+    return reopen(work)
 
 
 def _splits(config: Config) -> list[Split]:
@@ -257,7 +262,8 @@ def _certificate(
     }
 
 
-def _open(folder: Path) -> Prepared:
+def reopen(folder: Path) -> Prepared:
+    """What `run` has made, in this process or another."""
     summary = orjson.loads((folder / FINDINGS).read_bytes())
     problems = tuple(
         Problem(

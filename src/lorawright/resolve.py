@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from lorawright import attention, estimate
+from lorawright import attention, estimate, strategy
 from lorawright.config.schema import Config, Dtype, Quantization
 from lorawright.errors import ConfigError
 from lorawright.estimate import Memory, ModelShape
@@ -58,11 +58,17 @@ def resolve(config: Config, hardware: Hardware, folder: Path, longest_tokens: in
     model = {"dtype": _dtype(config, hardware, reasons)}
     training = {"optimizer": _optimizer(config, hardware, reasons)}
     shape = estimate.read_shape(folder)
+    processes = strategy.num_processes(config.distributed, hardware, reasons)
+    hardware = _one_share(hardware, processes // config.distributed.num_machines)
     tokens, checkpointing, needed = _memory(
         config, Dtype(model["dtype"]), hardware, shape, longest_tokens, reasons
     )
-    distributed = _distributed(config, reasons)
     shares = _shares(config, hardware, folder, reasons)
+    room = int(hardware.memory_bytes * MEMORY_SHARE)
+    chosen = strategy.choose(config.distributed, processes, needed, room, reasons)
+    if chosen in strategy.DEEPSPEED:
+        _require("deepspeed", "distributed.strategy", chosen)
+    distributed = {"strategy": chosen, "num_processes": processes}
     settled = config.model_copy(
         update={
             "model": config.model.model_copy(update=model),
@@ -80,9 +86,19 @@ def resolve(config: Config, hardware: Hardware, folder: Path, longest_tokens: in
     return Resolved(settled, reasons, needed, hardware)
 
 
+def _one_share(hardware: Hardware, num_here: int) -> Hardware:
+    """What one process has of the machine: a GPU of its own, or a part of the CPU's memory."""
+    threads = max(1, hardware.num_threads // num_here)
+    if hardware.device is not Device.CPU:
+        return replace(hardware, num_threads=threads)
+    memory = hardware.memory_bytes // num_here
+    return replace(hardware, num_threads=threads, memory_bytes=memory)
+
+
 # package behind a setting → how it is installed
 PACKAGES = {
     "bitsandbytes": "pip install 'lorawright[quantization]'",
+    "deepspeed": "pip install 'lorawright[deepspeed]'",
     "tensorboard": "pip install tensorboard",
     "wandb": "pip install wandb",
     "trackio": "pip install trackio",
@@ -150,14 +166,6 @@ def _shares(config: Config, hardware: Hardware, folder: Path, reasons: dict[str,
     if dense and config.training.share_prefixes:
         reasons["training.share_prefixes"] = "this model's attention is more than causal"
     return config.training.share_prefixes and not dense
-
-
-def _distributed(config: Config, reasons: dict[str, str]) -> dict[str, object]:
-    if config.distributed.strategy == "auto":
-        reasons["distributed.strategy"] = "one process"
-    if config.distributed.num_processes == "auto":
-        reasons["distributed.num_processes"] = "this version trains in one process"
-    return {"strategy": "none", "num_processes": 1}
 
 
 def _memory(

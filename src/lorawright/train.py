@@ -10,28 +10,39 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lorawright import chat, checkpoint, compiled, estimate, hardware, hub, model, prepare, resume
-from lorawright.config.schema import Config
-from lorawright.errors import TrainError
-from lorawright.model import Trainable
-from lorawright.plan import Order, Plan
-from lorawright.prepare import Prepared
-from lorawright.resolve import Resolved, resolve
+from lorawright import (
+    chat,
+    checkpoint,
+    compiled,
+    distributed,
+    hub,
+    launch,
+    launcher,
+    mishaps,
+    model,
+    prepare,
+    ranks,
+    resume,
+    settle,
+)
+from lorawright.config.schema import Config, Strategy
+from lorawright.control import Pulse
+from lorawright.distributed import ALONE, Group
+from lorawright.job import Job
+from lorawright.plan import Plan
 from lorawright.run_folder import RunFolder
-from lorawright.signals import stop_on_signals
-from lorawright.store import ChatStore
-from lorawright.trainer import PlannedTrainer, StepRecord, Watcher, sft_config
+from lorawright.screen import Relay, Screen, replay
+from lorawright.settle import Ready, evaluation_plan, get_ready, make_plan
+from lorawright.signals import Stop, stop_on_signals
+from lorawright.trainer import PlannedTrainer, Watcher, own_autocast, sft_config
 
 NUM_COMPARED = 32  # chats that both tokenizers read before training
-EVALUATION_CHATS = 64  # that share prefixes in an evaluation
 
 
 class Start(StrEnum):
@@ -41,33 +52,6 @@ class Start(StrEnum):
     OVERWRITE = "overwrite"
     RESUME = "resume"
     RESUME_ANYWAY = "resume_anyway"
-
-
-class Screen:
-    """What a run tells while it goes on; the terminal overrides it, a library call stays silent."""
-
-    def rows(self, num_rows: int) -> None: ...
-    def prepared(self, prepared: Prepared) -> None: ...
-    def planned(self, resolved: Resolved, plan: Plan) -> None: ...
-    def begin(self, plan: Plan, trainable: Trainable, first_step: int) -> None: ...
-    def step(self, number: int, record: StepRecord) -> None: ...
-    def line(self, line: dict[str, float]) -> None: ...
-    def note(self, text: str) -> None: ...
-    def end(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A run that is settled, before a model is loaded."""
-
-    prepared: Prepared
-    resolved: Resolved
-    plan: Plan
-    model_folder: Path  # at least tokenizer and config; weights may still be on the hub
-
-    @property
-    def config(self) -> Config:
-        return self.resolved.config
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,71 +70,8 @@ class Result:
     stopped_by: signal.Signals | None
 
 
-def get_ready(config: Config, screen: Screen) -> Ready:
-    """Data, certificate, resolved settings and plan; no model yet."""
-    prepared = prepare.run(config, progress=screen.rows)
-    prepare.raise_errors(prepared)
-    screen.prepared(prepared)
-    folder = hub.tokenizer_folder(config.model.name, config.model.revision)
-    longest = int(prepared.train.num_tokens_N.max())
-    if prepared.eval is not None:
-        longest = max(longest, int(prepared.eval.num_tokens_N.max()))
-    resolved = resolve(config, hardware.detect(), folder, longest)
-    plan = make_plan(resolved.config, prepared.train)
-    screen.planned(resolved, plan)
-    return Ready(prepared, resolved, plan, folder)
-
-
-def make_plan(config: Config, chats: ChatStore) -> Plan:
-    """The plan of a resolved config."""
-    training = config.training
-    assert isinstance(training.tokens_per_pass, int)
-    return Plan(
-        chats.num_tokens_N,
-        chats.num_trained_N,
-        batch_size=training.batch_size,
-        num_epochs=training.epochs,
-        seed=config.data.seed,
-        tokens_per_pass=training.tokens_per_pass,
-        ids=chats.ids,
-        sharing=training.share_prefixes,
-        order=Order.GROUPED if training.group_prefixes else Order.SHUFFLED,
-        max_steps=training.max_steps,
-    )
-
-
-def evaluation_plan(config: Config, chats: ChatStore) -> Plan:
-    """An evaluation set once, so many chats at a time that those which begin alike meet."""
-    wide = {"batch_size": EVALUATION_CHATS, "epochs": 1, "max_steps": None}
-    training = config.training.model_copy(update={**wide, "group_prefixes": False})
-    return make_plan(config.model_copy(update={"training": training}), chats)
-
-
-def estimate_seconds(ready: Ready, num_tokens: int, num_trained_tokens: int) -> float | None:
-    """Time of the whole run, from one measured matrix product; None for unknown sizes."""
-    shape = estimate.read_shape(ready.model_folder)
-    if shape is None:
-        return None
-    training = ready.config.training
-    assert isinstance(training.tokens_per_pass, int)
-    flops = estimate.product_flops(
-        shape,
-        num_tokens=num_tokens,
-        num_trained_tokens=num_trained_tokens,
-        checkpointing=training.gradient_checkpointing is True,
-    )
-    speed = hardware.measure_flops(
-        ready.resolved.hardware.device,
-        str(ready.config.model.dtype),
-        min(training.tokens_per_pass, 2048),
-        shape.hidden,
-        shape.ffn,
-    )
-    return estimate.TIME_OVER_PRODUCTS * flops / speed
-
-
 def run(config: Config, *, start: Start = Start.NEW, screen: Screen | None = None) -> Result:
-    """Fine-tunes once.
+    """Fine-tunes once, in this process or in several that are started here.
 
     Args:
         config: As loaded; `auto` is settled here.
@@ -165,31 +86,98 @@ def run(config: Config, *, start: Start = Start.NEW, screen: Screen | None = Non
     if start is Start.NEW:
         folder.refuse_if_taken()
     ready = get_ready(config, screen)
-    args = _sft_config(ready, folder)
+    _sft_config(ready, folder)  # what TRL refuses, before anything is fetched or started
     base_folder = _base_folder(ready.config)
     identity = _identity(ready, base_folder)
     resume_from = _resume_point(folder, identity, start, screen)
-    wrapped = _load_model(ready, base_folder, screen)
-    if start is Start.OVERWRITE:
+    job = Job(
+        ready.resolved,
+        ready.prepared.folder,
+        ready.model_folder,
+        base_folder,
+        identity,
+        resume_from,
+    )
+    overwrite = start is Start.OVERWRITE
+    with stop_on_signals() as stop, mishaps.removed_on_error(folder):
+        if launch.is_launched(ready.config):
+            seconds, stopped_by = _launch(job, ready, folder, screen, stop, overwrite=overwrite)
+        else:
+            seconds, stopped_by = _train(job, ready, folder, screen, stop, overwrite=overwrite)
+    return _result(folder, ready.plan, seconds, stopped_by)
+
+
+def run_rank(job: Job, pulse: Pulse) -> tuple[float, int | None]:
+    """Trains as one of the processes that `run` has started, here or on another machine.
+
+    Args:
+        job: As the launcher has settled it.
+        pulse: Told of all progress.
+
+    Returns:
+        Seconds of training, and the signal that ended it early.
+    """
+    pulse("joining the other processes")
+    config = job.resolved.config
+    group = distributed.join(config.distributed, job.resolved.hardware.device)
+    job = ranks.agree(job, group)
+    resolved = job.resolved
+    prepared = prepare.reopen(job.prepared)
+    ready = Ready(prepared, resolved, make_plan(resolved.config, prepared.train), job.model_folder)
+    folder = RunFolder(Path(resolved.config.training.output))
+    assert job.control is not None
+    screen = Relay(job.control) if group.is_main else Screen()
+    with stop_on_signals() as stop:
+        ended = _train(job, ready, folder, screen, stop, group=group, pulse=pulse)
+    distributed.leave()
+    return ended
+
+
+def _launch(
+    job: Job, ready: Ready, folder: RunFolder, screen: Screen, stop: Stop, *, overwrite: bool
+) -> tuple[float, int | None]:
+    if overwrite:
         folder.clear()
-    with stop_on_signals() as stop, _removed_on_error(folder), _out_of_memory(ready):
-        _write_facts(folder, ready, identity)
-        watcher = Watcher(
-            on_log=lambda line: _log(folder, screen, line),
-            on_step=screen.step,
-            on_saved=lambda path: _saved(path, ready, folder, identity),
-            should_stop=stop,
-        )
+    return launcher.run(job, folder, stop, lambda event: replay(event, screen, ready.plan))
+
+
+def _train(
+    job: Job,
+    ready: Ready,
+    folder: RunFolder,
+    screen: Screen,
+    stop: Stop,
+    *,
+    overwrite: bool = False,
+    group: Group = ALONE,
+    pulse: Pulse | None = None,
+) -> tuple[float, int | None]:
+    """Trains in this process, alone or as one of a group: seconds, and the signal that ended it."""
+    with mishaps.out_of_memory(ready.resolved), mishaps.disk_full(folder):
+        args = _sft_config(ready, folder)
+        distributed.allow_fsdp_on_cpu(ready.config.distributed, ready.resolved.hardware.device)
+        wrapped = _load_model(ready, job.base_folder, screen)
+        if overwrite:
+            folder.clear()
+        if group.is_main:
+            _write_facts(folder, ready, job.identity)
+        group.barrier()
+        watcher = ranks.watcher(job, folder, screen, stop, group)
         trainer = _build_trainer(ready, wrapped, args, watcher)
-        first_step = 0 if resume_from is None else checkpoint.step_of(resume_from)
+        settings, device = ready.config.distributed, ready.resolved.hardware.device
+        distributed.check_started(trainer.accelerator, settings, device)
+        if pulse is not None:
+            ranks.follow(trainer, pulse)
+        first_step = 0 if job.resume_from is None else checkpoint.step_of(job.resume_from)
         screen.begin(ready.plan, model.count(wrapped), first_step)
         started = time.perf_counter()
-        trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
+        trainer.train(resume_from_checkpoint=job.resume_from and str(job.resume_from))
         seconds = time.perf_counter() - started
         screen.end()
-        if not stop():
-            _save_adapter(trainer, ready.config, folder)
-    return _result(folder, ready.plan, seconds, stop.number)
+        if trainer.state.global_step < len(ready.plan):
+            return seconds, group.highest(stop.number or 0) or None
+        _save_adapter(trainer, ready.config, folder, group)
+    return seconds, None
 
 
 def describe(ready: Ready, command: list[str]) -> dict[str, Any]:
@@ -197,6 +185,8 @@ def describe(ready: Ready, command: list[str]) -> dict[str, Any]:
     config = ready.config
     args = _sft_config(ready, RunFolder(Path(config.training.output)))
     adapter = model.lora_config(config.lora).to_dict()
+    place = launch.launch_folder(Path(config.training.output), config.distributed)
+    files = launch.files(config, ready.resolved.hardware.device, place)
     return {
         "config": config.model_dump(mode="json"),
         "derived": ready.resolved.reasons,
@@ -206,7 +196,10 @@ def describe(ready: Ready, command: list[str]) -> dict[str, Any]:
             name: sorted(value) if isinstance(value, set) else value
             for name, value in adapter.items()
         },
-        "launch": {"command": command, "files": {}},
+        "launch": {
+            "command": launch.command(place) if launch.is_launched(config) else command,
+            "files": {str(path): text for path, text in files.items()},
+        },
     }
 
 
@@ -227,20 +220,14 @@ def _base_folder(config: Config) -> Path:
 
 def _load_model(ready: Ready, folder: Path, screen: Screen) -> Any:
     config, device = ready.config, ready.resolved.hardware.device
-    base = model.load_base(config.model, folder, device, training=True)
-    partitioned = config.distributed.strategy == "zero3"
+    with distributed.loading(config.distributed, config.model.dtype):
+        base = model.load_base(config.model, folder, device, training=True)
+    partitioned = config.distributed.strategy is Strategy.ZERO3
     wrapped = model.add_adapter(base, config.lora, config.training.seed, partitioned=partitioned)
-    compiles, reason = compiled.pays(config.training.compile, _planned_seconds(ready), device)
+    compiles, reason = compiled.pays(config.training.compile, settle.quick_seconds(ready), device)
     if compiles:
         screen.note(compiled.install(wrapped, device) or f"norms are compiled: {reason}")
     return wrapped
-
-
-def _planned_seconds(ready: Ready) -> float | None:
-    """A quick estimate of the whole run."""
-    train, epochs = ready.prepared.train, ready.plan.num_steps / ready.plan.steps_per_epoch
-    num_tokens, num_trained = train.num_tokens_N.sum(), train.num_trained_N.sum()
-    return estimate_seconds(ready, int(num_tokens * epochs), int(num_trained * epochs))
 
 
 def _build_trainer(ready: Ready, wrapped: Any, args: Any, watcher: Watcher) -> PlannedTrainer:
@@ -257,6 +244,7 @@ def _build_trainer(ready: Ready, wrapped: Any, args: Any, watcher: Watcher) -> P
         log_entropy=ready.config.training.log_entropy,
         tokenizer=_load_tokenizer(ready),
         watcher=watcher,
+        autocasts=own_autocast(ready.config),
     )
 
 
@@ -282,17 +270,6 @@ def _write_facts(folder: RunFolder, ready: Ready, identity: dict[str, Any]) -> N
     )
 
 
-def _log(folder: RunFolder, screen: Screen, line: dict[str, float]) -> None:
-    if "loss" in line or "eval_loss" in line:
-        folder.append_metrics(line)
-        screen.line(line)
-
-
-def _saved(path: Path, ready: Ready, folder: RunFolder, identity: dict[str, Any]) -> None:
-    checkpoint.seal(path, {"step": checkpoint.step_of(path), "belongs_to": identity})
-    checkpoint.keep_newest(folder.checkpoints, ready.config.training.keep_checkpoints)
-
-
 def _identity(ready: Ready, base_folder: Path) -> dict[str, Any]:
     weights = hub.weights_digest(base_folder)
     return resume.identity(ready.config, ready.plan, ready.prepared, weights)
@@ -312,50 +289,16 @@ def _resume_point(
     return latest
 
 
-@contextmanager
-def _removed_on_error(folder: RunFolder) -> Iterator[None]:
-    """A run that fails before its first checkpoint or metric leaves no folder behind."""
-    existed = folder.holds_a_run()
-    try:
-        yield
-    except BaseException:  # whatever ends it, Ctrl-C included; raised again below
-        if not existed and not folder.metrics.exists():
-            shutil.rmtree(folder.path, ignore_errors=True)
-        raise
-
-
-@contextmanager
-def _out_of_memory(ready: Ready) -> Iterator[None]:
-    """Turns the allocators' errors into the setting to lower."""
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise _memory_error(ready, error) from error
-    except RuntimeError as error:
-        if "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
-            raise
-        raise _memory_error(ready, error) from error
-
-
-def _memory_error(ready: Ready, error: Exception) -> TrainError:
-    training, memory = ready.config.training, ready.resolved.memory
-    estimate = "" if memory is None else f"; the estimate was {memory.total / 1e9:.1f} GB"
-    lower = (
-        f"lower `training.tokens_per_pass` (now {training.tokens_per_pass}); results stay the same"
-        if training.gradient_checkpointing
-        else "set `training.gradient_checkpointing: true`, or lower `training.tokens_per_pass` "
-        f"(now {training.tokens_per_pass}); results stay the same"
-    )
-    return TrainError(f"out of memory{estimate}", where=str(error).split("\n")[0][:120], hint=lower)
-
-
-def _save_adapter(trainer: PlannedTrainer, config: Config, folder: RunFolder) -> None:
+def _save_adapter(trainer: PlannedTrainer, config: Config, folder: RunFolder, group: Group) -> None:
     """adapter/: complete or absent, naming the base as the user names it."""
     work = folder.path / "adapter.tmp"
-    shutil.rmtree(work, ignore_errors=True)
-    trainer.save_model(str(work))
+    if group.is_main:
+        shutil.rmtree(work, ignore_errors=True)
+    group.barrier()
+    trainer.save_model(str(work))  # all processes: each may hold a part of the adapter
+    group.barrier()
+    if not group.is_main:
+        return
     (work / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing here reads it
     settings = json.loads((work / "adapter_config.json").read_text(encoding="utf-8"))
     settings["base_model_name_or_path"] = base_name(config.model.name)

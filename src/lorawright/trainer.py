@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from lorawright import dropout, head
-from lorawright.config.schema import Config, Dtype
+from lorawright import distributed, dropout, head
+from lorawright.config.schema import Config, Dtype, Strategy
 from lorawright.errors import ConfigError, TrainError
 from lorawright.hardware import Device
 from lorawright.layout import PassKind
@@ -101,7 +101,7 @@ def _sft_fields(config: Config, device: Device, output: Path, evaluates: bool) -
         "report_to": list(training.trackers),
         "seed": training.seed,
         "data_seed": config.data.seed,
-        "bf16": config.model.dtype is Dtype.BFLOAT16,
+        "bf16": config.model.dtype is Dtype.BFLOAT16 and not own_autocast(config),
         "fp16": config.model.dtype is Dtype.FLOAT16,
         "use_cpu": device is Device.CPU,
         "max_length": None,
@@ -109,7 +109,14 @@ def _sft_fields(config: Config, device: Device, output: Path, evaluates: bool) -
         "remove_unused_columns": False,
         "disable_tqdm": True,
         "include_num_input_tokens_seen": "no",
+        "ddp_find_unused_parameters": False,  # every pass reaches every adapter
     }
+
+
+def own_autocast(config: Config) -> bool:
+    """DeepSpeed and FSDP would make the adapter bfloat16, or compute it in other places."""
+    replaced = config.distributed.strategy not in (Strategy.NONE, Strategy.DDP)
+    return config.model.dtype is Dtype.BFLOAT16 and replaced
 
 
 class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
@@ -125,6 +132,7 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         log_entropy: Whether to sum entropies.
         tokenizer: Transformers'; saved with every checkpoint.
         watcher: Told of every step, line and checkpoint.
+        autocasts: Whether to compute in bfloat16 by ourselves, see `own_autocast`.
     """
 
     def __init__(
@@ -139,12 +147,14 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         log_entropy: bool,
         tokenizer: Any,
         watcher: Watcher,
+        autocasts: bool = False,
     ) -> None:
         self.plan = plan
         self.chats = train
         self.eval_chats, self.eval_plan = evaluation, eval_plan
         self.log_entropy = log_entropy
         self.watcher = watcher
+        self.autocasts = autocasts
         self.implementation = str(model.config._attn_implementation)
         self.records: list[StepRecord] = []
         super().__init__(
@@ -184,7 +194,7 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
                 self._collect(model, tensors)
                 continue
             last = number == len(inputs["passes"]) - 1
-            with nullcontext() if last else self.accelerator.no_sync(model):
+            with distributed.pass_of_a_step(self.accelerator, model, last=last):
                 loss += super().training_step(model, tensors, inputs["num_trained_tokens"])
         if not math.isfinite(loss.item()):
             raise TrainError(
@@ -231,6 +241,12 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         chats = [self.chats[int(index)] for index in self.plan.chats(step)]
         return ", ".join(f"{chat.file}:{chat.line}" for chat in chats)
 
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
+        """Around every forward pass; DDP's and a single process's are accelerate's own."""
+        if not self.autocasts:
+            return nullcontext()
+        return torch.autocast(self.args.device.type, torch.bfloat16, cache_enabled=cache_enabled)
+
     @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Loss and accuracy as means over all trained tokens of the evaluation set."""
@@ -238,18 +254,20 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         started = time.perf_counter()
         model = self.model_wrapped
         model.eval()
-        loss_sum, num_hits, num_targets = 0.0, 0, 0
+        sums_K = torch.zeros(3, dtype=torch.float64, device=self.args.device)
+        rank = self.args.process_index
         for step in self.eval_plan.evaluation():
-            for tensors in step_tensors(step, 0, self.eval_chats, self.implementation):
+            for tensors in step_tensors(step, rank, self.eval_chats, self.implementation):
                 with self.compute_loss_context_manager():
                     output = model(**self._prepare_inputs(tensors))
-                loss_sum += float(output["loss_sum"])
-                num_hits += int(output["num_hits"])
-            num_targets += step.num_trained_tokens
+                sums_K[0] += output["loss_sum"]
+                sums_K[1] += output["num_hits"]
+                sums_K[2] += tensors["weights_P"].sum()
+        loss_sum, num_hits, num_targets = self.accelerator.reduce(sums_K, "sum").tolist()
         metrics = {
             "eval_loss": loss_sum / num_targets,
             "eval_token_accuracy": num_hits / num_targets,
-            "eval_trained_tokens": num_targets,
+            "eval_trained_tokens": int(num_targets),
             "eval_seconds": time.perf_counter() - started,
         }
         self.log(metrics)
@@ -260,7 +278,9 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the steps since the last line amount to."""
         if "loss" in logs:
-            logs |= _summary(self.records)
+            hits = torch.tensor(sum(record.num_hits for record in self.records))
+            num_hits = self.accelerator.reduce(hits.to(self.args.device), "sum")
+            logs |= _summary(self.records, int(num_hits))
             self.records.clear()
         super().log(logs, start_time)
         self.watcher.on_log({"step": self.state.global_step, **logs})
@@ -273,7 +293,7 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         """Not in checkpoints; TRL writes one into each."""
 
 
-def _summary(records: list[StepRecord]) -> dict[str, float]:
+def _summary(records: list[StepRecord], num_hits: int) -> dict[str, float]:
     seconds = sum(record.seconds for record in records)
     num_tokens = sum(record.num_tokens for record in records)
     num_trained = sum(record.num_trained_tokens for record in records)
@@ -282,7 +302,7 @@ def _summary(records: list[StepRecord]) -> dict[str, float]:
         **({"entropy": sum(entropies) / num_trained} if entropies else {}),
         "tokens": num_tokens,
         "trained_tokens": num_trained,
-        "token_accuracy": sum(record.num_hits for record in records) / num_trained,
+        "token_accuracy": num_hits / num_trained,
         "tokens_per_second": num_tokens / seconds,
         "seconds": seconds,
     }

@@ -13,3 +13,27 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Set a config key, e.g. training.epochs=1."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for programs.")]
+NumProcesses = Annotated[
+    str | None,
+    typer.Option(
+        "--num-processes", metavar="N", help="Processes over all machines; short for --set."
+    ),
+]
+StrategyName = Annotated[
+    str | None,
+    typer.Option(
+        "--strategy", metavar="NAME", help="none, ddp, zero1, zero2, zero3, fsdp2 or auto."
+    ),
+]
+
+
+def with_processes(
+    overrides: list[str] | None, num_processes: str | None, strategy: str | None
+) -> list[str]:
+    """The short options as what they stand for."""
+    found = list(overrides or [])
+    if num_processes is not None:
+        found.append(f"distributed.num_processes={num_processes}")
+    if strategy is not None:
+        found.append(f"distributed.strategy={strategy}")
+    return found

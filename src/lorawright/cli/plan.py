@@ -14,27 +14,26 @@ def plan(config: ConfigFile, set_: Overrides = None, json: Json = False) -> None
 
     settings = load(config, set_ or []).config
     quiet()
-    from lorawright import train
+    from lorawright import settle
+    from lorawright.screen import Screen
 
     with RowCounter(quiet=json) as progress:
-        screen = train.Screen()
+        screen = Screen()
         screen.rows = progress  # type: ignore[method-assign] # one callback, no class needed
-        ready = train.get_ready(settings, screen)
-    steps = list(ready.plan)
-    num_tokens = sum(step.num_tokens for step in steps)
-    num_trained = sum(step.num_trained_tokens for step in steps)
+        ready = settle.get_ready(settings, screen)
+    totals = settle.totals(ready.plan)
     memory = ready.resolved.memory
-    seconds = train.estimate_seconds(ready, num_tokens, num_trained)
-    num_computed = sum(step.num_computed_tokens for step in steps)
-    num_passes = sum(len(passes) for step in steps for passes in step.passes)
+    num_tokens, num_computed = totals.num_tokens, totals.num_computed_tokens
+    seconds = settle.seconds(ready, num_computed, totals.num_trained_tokens)
     facts = {
-        "num_steps": len(steps),
+        "num_steps": len(ready.plan),
         "num_epochs": ready.config.training.epochs,
         "num_chats": len(ready.prepared.train),
         "num_tokens": num_tokens,
-        "num_trained_tokens": num_trained,
+        "num_trained_tokens": totals.num_trained_tokens,
         "num_computed_tokens": num_computed,
-        "num_passes": num_passes,
+        "num_passes": totals.num_passes,
+        "exact": totals.exact,
         "peak_memory_bytes": None if memory is None else memory.total,
         "seconds": seconds,
         "derived": ready.resolved.reasons,
@@ -43,9 +42,10 @@ def plan(config: ConfigFile, set_: Overrides = None, json: Json = False) -> None
         console.print_json(facts)
         return
     out = console.out()
-    out.print(f"steps      {console.number(len(steps))} of {settings.training.batch_size} chats")
-    out.print(f"passes     {console.number(num_passes)}, no padding")
-    share = num_trained / num_tokens
+    num_steps = console.number(len(ready.plan))
+    out.print(f"steps      {num_steps} of {settings.training.batch_size} chats")
+    out.print(f"passes     {console.number(totals.num_passes)}, no padding")
+    share = totals.num_trained_tokens / num_tokens
     out.print(f"tokens     {console.number(num_tokens)}, {share:.0%} trained")
     saved = num_tokens - num_computed
     out.print(

@@ -11,12 +11,12 @@ from lorawright.model import Trainable
 from lorawright.plan import Plan
 from lorawright.prepare import Prepared
 from lorawright.resolve import Resolved
-from lorawright.train import Screen
+from lorawright.screen import Screen
 from lorawright.trainer import StepRecord
 
 
 class TrainScreen(Screen):
-    """Implements `train.Screen` for the terminal; use as a context manager."""
+    """Implements `Screen` for the terminal; use as a context manager."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lorawright.cli.options import ConfigFile, Json, Overrides
+from lorawright.cli.options import (
+    ConfigFile,
+    Json,
+    NumProcesses,
+    Overrides,
+    StrategyName,
+    with_processes,
+)
 
 if TYPE_CHECKING:
     from lorawright.train import Result
@@ -15,6 +22,8 @@ if TYPE_CHECKING:
 
 def train(
     config: ConfigFile,
+    num_processes: NumProcesses = None,
+    strategy: StrategyName = None,
     set_: Overrides = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")
@@ -40,14 +49,15 @@ def train(
         raise ConfigError(
             "both given", where="--overwrite --resume", hint="begin anew or go on: choose one"
         )
-    settings = load(config, set_ or []).config
+    overrides = with_processes(set_, num_processes, strategy)
+    settings = load(config, overrides).config
     quiet()
     from lorawright import train as stage
     from lorawright.cli.screen import TrainScreen
 
     if dry_run:
-        overrides = [part for override in set_ or [] for part in ("--set", override)]
-        _dry_run(["lorawright", "train", config, *overrides], settings, json)
+        given = [part for override in overrides for part in ("--set", override)]
+        _dry_run(["lorawright", "train", config, *given], settings, json)
         return
     start = (
         stage.Start.OVERWRITE
@@ -65,7 +75,7 @@ def train(
     elif result.stopped_by is None:
         print_result(result)
     if result.stopped_by is not None:
-        again = "".join(f"--set {shlex.quote(override)} " for override in set_ or [])
+        again = "".join(f"--set {shlex.quote(override)} " for override in overrides)
         console.err().print(
             f"stopped by {result.stopped_by.name}, saved; go on with: "
             f"lorawright train {shlex.quote(config)} {again}--resume",
@@ -102,13 +112,15 @@ def _as_json(result: Result) -> dict[str, object]:
 
 def _dry_run(command: list[str], settings: object, json: bool) -> None:
     """The resolved config, TRL's and PEFT's, and the command; nothing is loaded or written."""
+    from lorawright import settle
     from lorawright import train as stage
     from lorawright.cli import console
     from lorawright.config import Config
     from lorawright.run_folder import dump_config
+    from lorawright.screen import Screen
 
     assert isinstance(settings, Config)
-    ready = stage.get_ready(settings, stage.Screen())
+    ready = settle.get_ready(settings, Screen())
     facts = stage.describe(ready, command)
     if json:
         console.print_json(facts)
@@ -116,4 +128,6 @@ def _dry_run(command: list[str], settings: object, json: bool) -> None:
     out = console.out()
     out.print(dump_config(ready.config, ready.resolved.reasons), markup=False, end="")
     out.print(f"# {ready.plan.num_steps} steps", markup=False)
-    out.print(f"# command: {shlex.join(command)}", markup=False)
+    for name, text in facts["launch"]["files"].items():
+        out.print(f"\n# {name}\n{text}", markup=False, end="")
+    out.print(f"# command: {shlex.join(facts['launch']['command'])}", markup=False)

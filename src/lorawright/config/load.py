@@ -77,7 +77,6 @@ def load_leniently(path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
         problems += _apply_override(tree, override, given)
     config, found = _validate(tree, given, str(path))
     found += _trl_problems(config, given, str(path))
-    found += _not_yet(config, given, str(path))
     return Loaded(config, tuple(problems + found), given)
 
 
@@ -203,25 +202,6 @@ def _trl_problems(config: Config, given: dict[str, str], file: str) -> list[Prob
         dotted = f"training.trl.{name}"
         where, line = _address(dotted, given, file)
         problems.append(_problem(where, line, dotted, f"`{dotted}` {what}", hint))
-    return problems
-
-
-def _not_yet(config: Config, given: dict[str, str], file: str) -> list[Problem]:
-    """Settings of the design that this version refuses rather than pass over."""
-    settings = config.distributed
-    wanted = {
-        "distributed.strategy": settings.strategy not in ("auto", "none"),
-        "distributed.num_processes": settings.num_processes not in ("auto", 1),
-        "distributed.num_machines": settings.num_machines != 1,
-    }
-    problems: list[Problem] = []
-    for dotted, is_asked in wanted.items():
-        if is_asked:
-            value = getattr(settings, dotted.partition(".")[2])
-            message = f"`{dotted}` is `{value}`; this version trains in one process"
-            where, line = _address(dotted, given, file)
-            hint = "leave it out; a run's steps do not depend on it"
-            problems.append(_problem(where, line, dotted, message, hint))
     return problems
 
 

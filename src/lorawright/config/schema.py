@@ -76,6 +76,18 @@ class ForgedPolicy(StrEnum):
     ESCAPE = "escape"
 
 
+class Strategy(StrEnum):
+    """How processes divide the work."""
+
+    AUTO = "auto"
+    NONE = "none"
+    DDP = "ddp"
+    ZERO1 = "zero1"
+    ZERO2 = "zero2"
+    ZERO3 = "zero3"
+    FSDP2 = "fsdp2"
+
+
 class ModelSettings(Section):
     """Which model is fine-tuned, and in which numbers it is held."""
 
@@ -249,8 +261,12 @@ class TrainingSettings(Section):
 class DistributedSettings(Section):
     """Processes and machines; the steps stay the same."""
 
-    strategy: Literal["auto", "none", "ddp", "zero1", "zero2", "zero3", "fsdp2"] = Field(
-        "auto", description="How the work is divided"
+    strategy: Strategy = Field(
+        Strategy.AUTO,
+        description=(
+            "How the work is divided; `auto`: none for one process, ddp where the model fits, "
+            "else zero1 or zero3"
+        ),
     )
     num_processes: PositiveInt | Auto = Field(
         "auto", description=("Processes over all machines; `auto`: the visible GPUs, else 1")
@@ -259,7 +275,12 @@ class DistributedSettings(Section):
     machine_rank: NonNegativeInt = Field(0, description="This machine's number, from 0")
     main_address: str = Field("127.0.0.1", description="Address of machine 0")
     main_port: Annotated[int, Field(gt=0, lt=65536, strict=True)] = Field(
-        29500, description="Free port on machine 0"
+        29500, description="Free port on machine 0; one machine alone finds its own"
+    )
+    offload_optimizer: bool = Field(False, description="ZeRO: optimizer states in the CPU's memory")
+    offload_parameters: bool = Field(False, description="ZeRO-3: weights in the CPU's memory")
+    timeout_seconds: PositiveInt = Field(
+        600, description="A process that gives no sign for so long ends the run"
     )
 
 

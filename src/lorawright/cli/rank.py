@@ -1,0 +1,74 @@
+"""One process of a run in several; accelerate or torchrun starts it, not people.
+
+accelerate launch … --module lorawright.cli.rank RUN/launch/job.json
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lorawright.control import End
+
+LOST = (  # how gloo, NCCL and torch's store say that another process is gone
+    "gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe",
+    "Timed out waiting", "TCPStore",
+)  # fmt: skip
+
+
+def main(path: str) -> int:
+    """Trains as one rank; says how it ended in the control folder."""
+    from lorawright import control
+    from lorawright.cli.quiet import quiet
+    from lorawright.job import Job
+
+    job = Job.read(Path(path))
+    assert job.control is not None
+    rank = int(os.environ["RANK"])
+    pulse = control.Pulse(job.control, rank, job.launcher_pid)
+    faulthandler.register(signal.SIGUSR1)  # the launcher asks where a process hangs
+    quiet()
+    from lorawright import train
+
+    try:
+        seconds, stopped_by = train.run_rank(job, pulse)
+        end = control.End(rank, time.time(), stopped_by=stopped_by, seconds=seconds)
+    except (Exception, KeyboardInterrupt) as error:  # the outermost edge of this process
+        traceback.print_exc()
+        end = _end(rank, error)
+    control.write_end(job.control, end)
+    return 0 if end.error is None else 1
+
+
+def _end(rank: int, error: BaseException) -> End:
+    from lorawright.control import End
+    from lorawright.errors import LorawrightError
+
+    if isinstance(error, LorawrightError):
+        said = {
+            "kind": type(error).__name__,
+            "what": error.what,
+            "where": error.where,
+            "hint": error.hint,
+        }
+        return End(rank, time.time(), error=said)
+    line = str(error).strip().split("\n")[0][:300]
+    lost = isinstance(error, KeyboardInterrupt) or any(word in str(error) for word in LOST)
+    what = f"the other processes are gone: {line}" if lost else f"{type(error).__name__}: {line}"
+    said = {"kind": "TrainError", "what": what, "where": f"rank {rank}", "hint": None}
+    return End(rank, time.time(), error=said, lost=lost)
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code:
+        os._exit(code)  # collectives that will never end would hold an ordinary exit up

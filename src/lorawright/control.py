@@ -1,0 +1,170 @@
+"""How the processes of a machine and their launcher talk: a few small files in a local folder.
+
+    rank-3.beat       pid, step, what it is doing, how far, since when, alive when
+    rank-3.end.json   how it ended; a process that is gone without one was killed
+    events.jsonl      what rank 0 has to show, line by line
+
+Files, because they outlive a process that is killed, and because a process that hangs in a
+collective still leaves its last word.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+ALIVE_SECONDS = 1.0  # between two signs of life
+BEAT_BYTES = 256
+EVENTS = "events.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """Where a process is.
+
+    Attributes:
+        rank: Over all machines.
+        pid: On this machine.
+        doing: In words: `step 12: backward`.
+        count: Grows with every sign of progress; equal work has equal counts on all ranks.
+        progress_time: Unix time of the last progress.
+        alive_time: Unix time of the last sign of life.
+    """
+
+    rank: int
+    pid: int
+    doing: str
+    count: int
+    progress_time: float
+    alive_time: float
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a process ended.
+
+    Attributes:
+        rank: Over all machines.
+        time: Unix time.
+        stopped_by: The signal that ended the run early, after a checkpoint.
+        error: Class, what, where and hint of a `LorawrightError`; None if all went well.
+        lost: The error is that other processes have gone: a consequence, not a cause.
+        seconds: Of training.
+    """
+
+    rank: int
+    time: float
+    stopped_by: int | None = None
+    error: dict[str, str | None] | None = None
+    lost: bool = False
+    seconds: float = 0.0
+
+
+class Pulse:
+    """A process's own beat; a thread shows that it lives, and ends it when its launcher is gone.
+
+    Args:
+        folder: Shared with the launcher.
+        rank: Over all machines.
+        launcher_pid: None: nobody to follow.
+    """
+
+    def __init__(self, folder: Path, rank: int, launcher_pid: int | None) -> None:
+        self._file = os.open(folder / f"rank-{rank}.beat", os.O_WRONLY | os.O_CREAT)
+        self._launcher_pid = launcher_pid
+        self._lock = threading.Lock()
+        now = time.time()
+        self._beat = Beat(rank, os.getpid(), "starting", 0, now, now)
+        self._write()
+        threading.Thread(target=self._live, daemon=True).start()
+
+    def __call__(self, doing: str) -> None:
+        """Notes progress."""
+        now = time.time()
+        with self._lock:
+            before = self._beat
+            self._beat = Beat(before.rank, before.pid, doing, before.count + 1, now, now)
+            self._write()
+
+    def _live(self) -> None:
+        while True:
+            time.sleep(ALIVE_SECONDS)
+            if self._launcher_pid is not None and not is_alive(self._launcher_pid):
+                os._exit(1)  # nobody would report on this process, or stop it
+            with self._lock:
+                before = asdict(self._beat)
+                self._beat = Beat(**{**before, "alive_time": time.time()})
+                self._write()
+
+    def _write(self) -> None:
+        content = orjson.dumps(asdict(self._beat))
+        os.pwrite(self._file, content.ljust(BEAT_BYTES), 0)
+
+
+def read_beats(folder: Path) -> list[Beat]:
+    """The last beat of every process that has begun."""
+    beats = []
+    for path in sorted(folder.glob("rank-*.beat")):
+        try:
+            beats.append(Beat(**orjson.loads(path.read_bytes())))
+        except orjson.JSONDecodeError:
+            continue  # caught in the middle of a write; the next look will do
+    return beats
+
+
+def write_end(folder: Path, end: End) -> None:
+    work = folder / f"rank-{end.rank}.end.tmp"
+    work.write_bytes(orjson.dumps(asdict(end)))
+    work.rename(folder / f"rank-{end.rank}.end.json")
+
+
+def read_ends(folder: Path) -> dict[int, End]:
+    """How processes ended, by rank."""
+    found = [End(**orjson.loads(p.read_bytes())) for p in folder.glob("rank-*.end.json")]
+    return {end.rank: end for end in found}
+
+
+def send(folder: Path, event: str, **content: Any) -> None:
+    """Something to show; called by rank 0."""
+    with open(folder / EVENTS, "ab") as file:
+        file.write(orjson.dumps({"event": event, **content}) + b"\n")
+
+
+class Events:
+    """Reads what rank 0 has sent, each event once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / EVENTS
+        self._path.touch()
+        self._offset = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        with open(self._path, "rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                yield orjson.loads(line)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process exists and has not ended; one that nobody has waited for has ended."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return os.path.isdir("/proc/self") is False  # gone between the two looks, or not Linux
+    return stat.rpartition(")")[2].split()[0] != "Z"

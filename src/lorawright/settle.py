@@ -1,0 +1,135 @@
+"""A run that is settled before a model is loaded: its chats, its settings, its plan, its cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorawright import estimate, hardware, hub, prepare
+from lorawright.config.schema import Config
+from lorawright.plan import Order, Plan
+from lorawright.prepare import Prepared
+from lorawright.resolve import Resolved, resolve
+from lorawright.screen import Screen
+from lorawright.store import ChatStore
+
+EVALUATION_CHATS = 64  # that share prefixes in an evaluation
+COUNTED_STEPS = 2048  # a longer plan is counted by every n-th step
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A run that is settled, before a model is loaded."""
+
+    prepared: Prepared
+    resolved: Resolved
+    plan: Plan
+    model_folder: Path  # at least tokenizer and config; weights may still be on the hub
+
+    @property
+    def config(self) -> Config:
+        return self.resolved.config
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a plan amounts to.
+
+    Attributes:
+        num_passes: All ranks' passes.
+        num_tokens: Tokens of all its chats, epoch by epoch.
+        num_trained_tokens: Of these, the trained ones.
+        num_computed_tokens: Tokens that go through the model: shared prefixes once.
+        exact: Whether every step was counted, or so many that the rest follows.
+    """
+
+    num_passes: int
+    num_tokens: int
+    num_trained_tokens: int
+    num_computed_tokens: int
+    exact: bool
+
+
+def get_ready(config: Config, screen: Screen) -> Ready:
+    """Data, certificate, resolved settings and plan; no model yet."""
+    prepared = prepare.run(config, progress=screen.rows)
+    prepare.raise_errors(prepared)
+    screen.prepared(prepared)
+    folder = hub.tokenizer_folder(config.model.name, config.model.revision)
+    longest = int(prepared.train.num_tokens_N.max())
+    if prepared.eval is not None:
+        longest = max(longest, int(prepared.eval.num_tokens_N.max()))
+    resolved = resolve(config, hardware.detect(), folder, longest)
+    plan = make_plan(resolved.config, prepared.train)
+    screen.planned(resolved, plan)
+    return Ready(prepared, resolved, plan, folder)
+
+
+def make_plan(config: Config, chats: ChatStore) -> Plan:
+    """The plan of a resolved config."""
+    training, num_ranks = config.training, config.distributed.num_processes
+    assert isinstance(training.tokens_per_pass, int) and isinstance(num_ranks, int)
+    return Plan(
+        chats.num_tokens_N,
+        chats.num_trained_N,
+        batch_size=training.batch_size,
+        num_epochs=training.epochs,
+        seed=config.data.seed,
+        tokens_per_pass=training.tokens_per_pass,
+        ids=chats.ids,
+        sharing=training.share_prefixes,
+        order=Order.GROUPED if training.group_prefixes else Order.SHUFFLED,
+        num_ranks=num_ranks,
+        max_steps=training.max_steps,
+    )
+
+
+def evaluation_plan(config: Config, chats: ChatStore) -> Plan:
+    """An evaluation set once, so many chats at a time that those which begin alike meet."""
+    wide = {"batch_size": EVALUATION_CHATS, "epochs": 1, "max_steps": None}
+    training = config.training.model_copy(update={**wide, "group_prefixes": False})
+    return make_plan(config.model_copy(update={"training": training}), chats)
+
+
+def totals(plan: Plan) -> Totals:
+    """Counts a plan's steps; shared prefixes are found step by step, so long plans are sampled."""
+    stride = -(-plan.num_steps // COUNTED_STEPS)
+    steps = [plan[number] for number in range(0, plan.num_steps, stride)]
+    factor = plan.num_steps / len(steps)
+    return Totals(
+        num_passes=round(factor * sum(len(rank) for step in steps for rank in step.passes)),
+        num_tokens=round(factor * sum(step.num_tokens for step in steps)),
+        num_trained_tokens=round(factor * sum(step.num_trained_tokens for step in steps)),
+        num_computed_tokens=round(factor * sum(step.num_computed_tokens for step in steps)),
+        exact=stride == 1,
+    )
+
+
+def quick_seconds(ready: Ready) -> float | None:
+    """`seconds` without counting the plan: as if nothing were shared."""
+    train, epochs = ready.prepared.train, ready.plan.num_steps / ready.plan.steps_per_epoch
+    num_tokens, num_trained = train.num_tokens_N.sum(), train.num_trained_N.sum()
+    return seconds(ready, int(num_tokens * epochs), int(num_trained * epochs))
+
+
+def seconds(ready: Ready, num_computed_tokens: int, num_trained_tokens: int) -> float | None:
+    """Time of the whole run, from one measured matrix product; None for unknown sizes."""
+    shape = estimate.read_shape(ready.model_folder)
+    if shape is None:
+        return None
+    training, num_ranks = ready.config.training, ready.config.distributed.num_processes
+    assert isinstance(training.tokens_per_pass, int) and isinstance(num_ranks, int)
+    flops = estimate.product_flops(
+        shape,
+        num_tokens=num_computed_tokens,
+        num_trained_tokens=num_trained_tokens,
+        checkpointing=training.gradient_checkpointing is True,
+    )
+    speed = hardware.measure_flops(
+        ready.resolved.hardware.device,
+        str(ready.config.model.dtype),
+        min(training.tokens_per_pass, 2048),
+        shape.hidden,
+        shape.ffn,
+    )
+    return estimate.TIME_OVER_PRODUCTS * flops / speed / num_ranks
