@@ -191,13 +191,13 @@ def install(base: Any) -> None:
             return passed_on(*args, **kwargs)
         hidden_TH = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state[0]
         head = self.get_output_embeddings()
-        loss_sum, num_hits, entropy_sum = head(
+        loss, hits, entropy = head(
             hidden_TH[positions_P],
             targets_P=targets_P,
             weights_P=weights_P,
             with_entropy=with_entropy,
         )
-        return HeadOutput(loss_sum=loss_sum, num_hits=num_hits, entropy_sum=entropy_sum)
+        return HeadOutput(loss_sum=loss, num_hits=hits, entropy_sum=entropy)
 
     base.forward = types.MethodType(forward, base)
     _score_inside(base.get_output_embeddings())
@@ -211,11 +211,20 @@ def _score_inside(head: Any) -> None:
     passed_on = head.forward
 
     def forward(
-        self: Any, hidden_PH: Any, *, targets_P: torch.Tensor | None = None, **given: Any
+        self: Any,
+        hidden_PH: Any,
+        *,
+        targets_P: torch.Tensor | None = None,
+        weights_P: torch.Tensor | None = None,
+        with_entropy: bool = False,
     ) -> Any:
         if targets_P is None:
             return passed_on(hidden_PH)
-        return chunked_loss(hidden_PH, _whole(self.weight), _whole(self.bias), targets_P, **given)
+        weight_VH, bias_V = _whole(self.weight), _whole(self.bias)
+        sums = chunked_loss(
+            hidden_PH, weight_VH, bias_V, targets_P, weights_P, with_entropy=with_entropy
+        )
+        return sums.loss, sums.hits, sums.entropy  # ZeRO-3's hooks want a tuple
 
     head.forward = types.MethodType(forward, head)
 

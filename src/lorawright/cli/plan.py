@@ -14,17 +14,17 @@ def plan(config: ConfigFile, set_: Overrides = None, json: Json = False) -> None
 
     settings = load(config, set_ or []).config
     quiet()
-    from lorawright import settle
+    from lorawright import ready as stage
     from lorawright.screen import Screen
 
     with RowCounter(quiet=json) as progress:
         screen = Screen()
         screen.rows = progress  # type: ignore[method-assign] # one callback, no class needed
-        ready = settle.get_ready(settings, screen)
-    totals = settle.totals(ready.plan)
+        ready = stage.get_ready(settings, screen)
+    totals = stage.totals(ready.plan)
     memory = ready.resolved.memory
     num_tokens, num_computed = totals.num_tokens, totals.num_computed_tokens
-    seconds = settle.seconds(ready, num_computed, totals.num_trained_tokens)
+    seconds = stage.estimate_seconds(ready, num_computed, totals.num_trained_tokens)
     facts = {
         "num_steps": len(ready.plan),
         "num_epochs": ready.config.training.epochs,

@@ -1,4 +1,4 @@
-"""A run that is settled before a model is loaded: its chats, its settings, its plan, its cost."""
+"""A run that is settled before a model is loaded: chats, resolved settings, plan, time."""
 
 from __future__ import annotations
 
@@ -105,14 +105,9 @@ def totals(plan: Plan) -> Totals:
     )
 
 
-def quick_seconds(ready: Ready) -> float | None:
-    """`seconds` without counting the plan: as if nothing were shared."""
-    train, epochs = ready.prepared.train, ready.plan.num_steps / ready.plan.steps_per_epoch
-    num_tokens, num_trained = train.num_tokens_N.sum(), train.num_trained_N.sum()
-    return seconds(ready, int(num_tokens * epochs), int(num_trained * epochs))
-
-
-def seconds(ready: Ready, num_computed_tokens: int, num_trained_tokens: int) -> float | None:
+def estimate_seconds(
+    ready: Ready, num_computed_tokens: int, num_trained_tokens: int
+) -> float | None:
     """Time of the whole run, from one measured matrix product; None for unknown sizes."""
     shape = estimate.read_shape(ready.model_folder)
     if shape is None:
@@ -133,3 +128,10 @@ def seconds(ready: Ready, num_computed_tokens: int, num_trained_tokens: int) -> 
         shape.ffn,
     )
     return estimate.TIME_OVER_PRODUCTS * flops / speed / num_ranks
+
+
+def planned_seconds(ready: Ready) -> float | None:
+    """A quick estimate of the whole run, as if nothing were shared."""
+    train, epochs = ready.prepared.train, ready.plan.num_steps / ready.plan.steps_per_epoch
+    num_tokens, num_trained = train.num_tokens_N.sum(), train.num_trained_N.sum()
+    return estimate_seconds(ready, int(num_tokens * epochs), int(num_trained * epochs))
