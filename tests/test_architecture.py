@@ -39,6 +39,7 @@ LAYERS: list[set[str]] = [
     {"screen", "launcher", "adapter"},
     {"ranks", "ready"},
     {"train"},
+    {"probe"},
     {"cli"},
     {"__main__", "__init__"},
 ]

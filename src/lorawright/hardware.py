@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -86,6 +87,18 @@ def measure_flops(device: Device, dtype: str, rows: int, inner: int, columns: in
         num_products += 1
     seconds = time.perf_counter() - started
     return 2.0 * rows * inner * columns * num_products / seconds
+
+
+def peak_memory(device: Device) -> int:
+    """Most bytes this process has held so far: on the GPU, or in resident memory."""
+    import torch
+
+    if device is Device.CUDA:
+        return torch.cuda.max_memory_reserved()
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _free_memory() -> int:

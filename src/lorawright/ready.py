@@ -37,6 +37,7 @@ class Totals:
 
     Attributes:
         num_passes: All ranks' passes.
+        largest_pass: Tokens of the largest of them.
         num_tokens: Tokens of all its chats, epoch by epoch.
         num_trained_tokens: Of these, the trained ones.
         num_computed_tokens: Tokens that go through the model: shared prefixes once.
@@ -44,6 +45,7 @@ class Totals:
     """
 
     num_passes: int
+    largest_pass: int
     num_tokens: int
     num_trained_tokens: int
     num_computed_tokens: int
@@ -98,6 +100,7 @@ def totals(plan: Plan) -> Totals:
     factor = plan.num_steps / len(steps)
     return Totals(
         num_passes=round(factor * sum(len(rank) for step in steps for rank in step.passes)),
+        largest_pass=max(one.num_tokens for s in steps for rank in s.passes for one in rank),
         num_tokens=round(factor * sum(step.num_tokens for step in steps)),
         num_trained_tokens=round(factor * sum(step.num_trained_tokens for step in steps)),
         num_computed_tokens=round(factor * sum(step.num_computed_tokens for step in steps)),
