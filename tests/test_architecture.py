@@ -29,9 +29,19 @@ LAYERS: list[set[str]] = [
         "checkpoint",
         "signals",
     },
-    {"model", "resolve", "passes", "run_folder", "view", "prepare", "starter", "quickstart"},
+    {
+        "model",
+        "resolve",
+        "passes",
+        "run_folder",
+        "view",
+        "prepare",
+        "starter",
+        "quickstart",
+        "eval_chats",
+    },
     {"trainer", "talk", "doctor", "resume"},
-    {"train"},
+    {"train", "evaluate"},
     {"cli"},
     {"__main__", "__init__"},
 ]
@@ -123,7 +133,7 @@ def test_torch_stays_unloaded(code: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
-VERBS = "quickstart init recipes check inspect plan train chat doctor"
+VERBS = "quickstart init recipes check inspect plan train evaluate chat doctor"
 
 
 def test_verbs_are_frozen() -> None:

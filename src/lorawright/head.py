@@ -92,6 +92,26 @@ def chunked_loss(
     return result[0], result[1]
 
 
+@torch.no_grad()
+def token_losses(
+    hidden_PH: torch.Tensor,
+    weight_VH: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    targets_P: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """-log p(target) of each of P positions in float32, and whether it is the most likely token."""
+    losses: list[torch.Tensor] = []
+    hits: list[torch.Tensor] = []
+    for start in range(0, len(targets_P), CHUNK):
+        targets_C = targets_P[start : start + CHUNK]
+        logits_CV = nn.functional.linear(
+            hidden_PH[start : start + CHUNK].to(weight_VH.dtype), weight_VH, bias_V
+        ).float()
+        losses.append(nn.functional.cross_entropy(logits_CV, targets_C, reduction="none"))
+        hits.append(logits_CV.argmax(-1) == targets_C)
+    return torch.cat(losses), torch.cat(hits)
+
+
 def fits(model: Any) -> bool:
     """Whether the head is a plain product: no scaled or capped logits behind it."""
     config = model.config.get_text_config()

@@ -10,6 +10,7 @@ import typer
 from lorawright.cli.chat import chat
 from lorawright.cli.check import check
 from lorawright.cli.doctor import doctor
+from lorawright.cli.evaluate import evaluate
 from lorawright.cli.init import init
 from lorawright.cli.inspect import inspect
 from lorawright.cli.plan import plan
@@ -31,7 +32,8 @@ app = typer.Typer(
     epilog="Exit codes: 0 fine; 1 the data, the check or the run failed; 2 the config or the "
     "command line is wrong. Errors show a Python traceback with --traceback.",
 )
-for verb in (quickstart, init, recipes, check, inspect, plan, train, chat, doctor):
+VERBS = (quickstart, init, recipes, check, inspect, plan, train, evaluate, chat, doctor)
+for verb in VERBS:
     app.command()(verb)
 
 
