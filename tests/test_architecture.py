@@ -39,9 +39,11 @@ LAYERS: list[set[str]] = [
         "starter",
         "quickstart",
         "eval_chats",
+        "divergence",
     },
     {"trainer", "talk", "doctor", "resume"},
-    {"train", "evaluate"},
+    {"train", "evaluate", "merge"},
+    {"export"},
     {"cli"},
     {"__main__", "__init__"},
 ]
@@ -133,7 +135,7 @@ def test_torch_stays_unloaded(code: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
-VERBS = "quickstart init recipes check inspect plan train evaluate chat doctor"
+VERBS = "quickstart init recipes check inspect plan train evaluate merge chat doctor"
 
 
 def test_verbs_are_frozen() -> None:

@@ -25,6 +25,9 @@ from lorawright.types import (
     Split,
 )
 
+MOST_PROOF_ROWS = 32
+MOST_PROOF_TOKENS = 4096  # a forward pass of seconds; the figures settle long before
+
 
 @dataclass(frozen=True, slots=True)
 class EvalChat:
@@ -78,10 +81,7 @@ def load(config: Config, source: str | None) -> list[EvalChat]:
         DataError: There is no evaluation set, or a row of it is wrong.
     """
     settings, split = _settings(config, source)
-    tokenizer = chat.load(
-        hub.tokenizer_folder(config.model.name, config.model.revision), config.model.name
-    )
-    encoder = chat.Encoder(tokenizer, settings)
+    encoder = chat.Encoder(_tokenizer(config), settings)
     waiting: dict[tuple[str, int], Conversation] = {}
 
     def rows() -> Iterator[Conversation | Problem]:
@@ -100,6 +100,11 @@ def load(config: Config, source: str | None) -> list[EvalChat]:
         conversation = waiting.pop((item.file, item.line))
         found.append(EvalChat(item, conversation, _turns(item, encoder.marks, conversation)))
     return found
+
+
+def _tokenizer(config: Config) -> chat.ChatTokenizer:
+    folder = hub.tokenizer_folder(config.model.name, config.model.revision)
+    return chat.load(folder, config.model.name)
 
 
 def _settings(config: Config, source: str | None) -> tuple[DataSettings, Split]:
@@ -145,6 +150,39 @@ def questions(chats: Sequence[EvalChat]) -> list[Question]:
             if number in wanted:
                 ids = one.encoded.ids
                 found.append(Question(one, number, ids[:start], ids[start:end]))
+    return found
+
+
+def proof_rows(config: Config, source: str | None) -> list[tuple[int, ...]]:
+    """Ids of a few chats to compare models on, spread evenly over the evaluation set.
+
+    Without an evaluation set they are the first of the training set: two models are compared here,
+    none is judged.
+
+    Raises:
+        DataError: The rows are gone or wrong.
+    """
+    if source is None and config.data.eval is None:
+        rows = _first_of_training(config)
+    else:
+        rows = [one.encoded.ids for one in load(config, source)]
+    chosen: list[tuple[int, ...]] = []
+    for ids in spread(rows, MOST_PROOF_ROWS):
+        if not chosen or sum(map(len, chosen)) + len(ids) <= MOST_PROOF_TOKENS:
+            chosen.append(ids)
+    return chosen
+
+
+def _first_of_training(config: Config) -> list[tuple[int, ...]]:
+    encoder = chat.Encoder(_tokenizer(config), config.data)
+    found: list[tuple[int, ...]] = []
+    for item in encoder.run(data.stream(config.data)):
+        if isinstance(item, Problem):
+            _raise(item)
+        else:
+            found.append(item.ids)
+        if len(found) == MOST_PROOF_ROWS:
+            break
     return found
 
 

@@ -3,6 +3,7 @@
 from lorawright.chat.derive import Refusal, trained_turns, turns
 from lorawright.chat.encode import Encoder, Tally
 from lorawright.chat.marks import TurnMarks, learn
+from lorawright.chat.plain import plain, remove_tags
 from lorawright.chat.tokenizer import ChatTokenizer, load
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "TurnMarks",
     "learn",
     "load",
+    "plain",
+    "remove_tags",
     "trained_turns",
     "turns",
 ]

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
 
 from lorawright import head
+from lorawright.divergence import hidden_states
 from lorawright.errors import ModelError
 from lorawright.eval_chats import EvalChat
 from lorawright.plan import evaluation_passes
@@ -143,16 +143,3 @@ def _positions(chat: EvalChat) -> list[int]:
     """Positions before the tokens that are counted somewhere, in order."""
     spans = [*chat.encoded.spans, *(span for _, span in chat.turns)]
     return sorted({token - 1 for start, end in spans for token in range(start, end)})
-
-
-@torch.no_grad()
-def hidden_states(model: Any, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Last hidden states (B, T, H) of rows padded on the right; a causal mask hides the padding."""
-    width = max(len(row) for row in rows)
-    ids_BT = torch.zeros((len(rows), width), dtype=torch.int64)
-    for number, row in enumerate(rows):
-        ids_BT[number, : len(row)] = torch.tensor(row)
-    whole = model.get_base_model() if isinstance(model, PeftModel) else model
-    output = whole.base_model(ids_BT.to(model.device), use_cache=False)
-    hidden_BTH: torch.Tensor = output.last_hidden_state
-    return hidden_BTH
