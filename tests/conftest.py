@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,8 @@ def tool_rows(num_rows: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def trained_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """One run of the tiny model on chats and tool calls, with an evaluation set; copy to change."""
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """One run of the tiny model on chats and tool calls, with an evaluation set; only read it."""
     from lorawright import train
 
     folder = tmp_path_factory.mktemp("trained")
@@ -136,10 +137,17 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
             "training": {
                 "output": str(folder / "run"),
                 "epochs": 8,
-                "batch_size": 4,
-                "learning_rate": 4e-3,
+                "learning_rate": 8e-3,
                 "trackers": [],
             },
         }
     )
     return train.run(config).folder
+
+
+@pytest.fixture
+def trained_run(finished_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A copy of the finished run, to write results into."""
+    path = tmp_path_factory.mktemp("trained") / "run"
+    shutil.copytree(finished_run.path, path)
+    return RunFolder(path)

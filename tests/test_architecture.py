@@ -44,6 +44,7 @@ LAYERS: list[set[str]] = [
     {"trainer", "talk", "doctor", "resume"},
     {"train", "evaluate", "merge"},
     {"export"},
+    {"export"},
     {"cli"},
     {"__main__", "__init__"},
 ]
@@ -135,7 +136,7 @@ def test_torch_stays_unloaded(code: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
-VERBS = "quickstart init recipes check inspect plan train evaluate merge chat doctor"
+VERBS = "quickstart init recipes check inspect plan train evaluate merge export chat doctor"
 
 
 def test_verbs_are_frozen() -> None:

@@ -23,9 +23,11 @@ from lorawright.types import Role
 
 
 @pytest.fixture(scope="module")
-def found(trained_run: RunFolder) -> dict[str, Any]:
+def found(finished_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    path = tmp_path_factory.mktemp("evaluate") / "run"
+    shutil.copytree(finished_run.path, path)
     options = Options(num_samples=12, max_new_tokens=48)
-    return evaluate.run(trained_run, read_config(trained_run), options)
+    return evaluate.run(RunFolder(path), read_config(finished_run), options)
 
 
 def test_the_tuned_loss_is_the_trainers(trained_run: RunFolder, found: dict[str, Any]) -> None:

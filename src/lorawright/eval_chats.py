@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from lorawright import chat, data, hub
@@ -81,6 +82,10 @@ def load(config: Config, source: str | None) -> list[EvalChat]:
         DataError: There is no evaluation set, or a row of it is wrong.
     """
     settings, split = _settings(config, source)
+    return list(_read(config, settings, split))
+
+
+def _read(config: Config, settings: DataSettings, split: Split) -> Iterator[EvalChat]:
     encoder = chat.Encoder(_tokenizer(config), settings)
     waiting: dict[tuple[str, int], Conversation] = {}
 
@@ -92,14 +97,12 @@ def load(config: Config, source: str | None) -> list[EvalChat]:
             elif isinstance(row, Problem):
                 yield row
 
-    found: list[EvalChat] = []
     for item in encoder.run(rows()):
         if isinstance(item, Problem):
             _raise(item)
             continue
         conversation = waiting.pop((item.file, item.line))
-        found.append(EvalChat(item, conversation, _turns(item, encoder.marks, conversation)))
-    return found
+        yield EvalChat(item, conversation, _turns(item, encoder.marks, conversation))
 
 
 def _tokenizer(config: Config) -> chat.ChatTokenizer:
@@ -162,28 +165,24 @@ def proof_rows(config: Config, source: str | None) -> list[tuple[int, ...]]:
     Raises:
         DataError: The rows are gone or wrong.
     """
-    if source is None and config.data.eval is None:
-        rows = _first_of_training(config)
-    else:
-        rows = [one.encoded.ids for one in load(config, source)]
     chosen: list[tuple[int, ...]] = []
-    for ids in spread(rows, MOST_PROOF_ROWS):
+    for one in _proof(config, source):
+        ids = one.encoded.ids
         if not chosen or sum(map(len, chosen)) + len(ids) <= MOST_PROOF_TOKENS:
             chosen.append(ids)
     return chosen
 
 
-def _first_of_training(config: Config) -> list[tuple[int, ...]]:
-    encoder = chat.Encoder(_tokenizer(config), config.data)
-    found: list[tuple[int, ...]] = []
-    for item in encoder.run(data.stream(config.data)):
-        if isinstance(item, Problem):
-            _raise(item)
-        else:
-            found.append(item.ids)
-        if len(found) == MOST_PROOF_ROWS:
-            break
-    return found
+def proof_conversations(config: Config, source: str | None) -> list[Conversation]:
+    """The same chats as messages, all of them."""
+    return [one.conversation for one in _proof(config, source)]
+
+
+def _proof(config: Config, source: str | None) -> list[EvalChat]:
+    if source is None and config.data.eval is None:
+        settings = config.data
+        return list(islice(_read(config, settings, Split.TRAIN), MOST_PROOF_ROWS))
+    return spread(load(config, source), MOST_PROOF_ROWS)
 
 
 def spread(items: Sequence[Any], num_items: int) -> list[Any]:

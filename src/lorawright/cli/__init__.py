@@ -11,6 +11,7 @@ from lorawright.cli.chat import chat
 from lorawright.cli.check import check
 from lorawright.cli.doctor import doctor
 from lorawright.cli.evaluate import evaluate
+from lorawright.cli.export import export
 from lorawright.cli.init import init
 from lorawright.cli.inspect import inspect
 from lorawright.cli.merge import merge
@@ -33,7 +34,20 @@ app = typer.Typer(
     epilog="Exit codes: 0 fine; 1 the data, the check or the run failed; 2 the config or the "
     "command line is wrong. Errors show a Python traceback with --traceback.",
 )
-VERBS = (quickstart, init, recipes, check, inspect, plan, train, evaluate, merge, chat, doctor)
+VERBS = (
+    quickstart,
+    init,
+    recipes,
+    check,
+    inspect,
+    plan,
+    train,
+    evaluate,
+    merge,
+    export,
+    chat,
+    doctor,
+)
 for verb in VERBS:
     app.command()(verb)
 

@@ -11,6 +11,7 @@ def quiet() -> None:
     """Called by verbs that load torch, before they do."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # no telemetry
+    os.environ.setdefault("TQDM_DISABLE", "1")  # Transformers' bars; ours are rich's
     # trl 1.16 asks a model with transformers 5.23's old name for checkpointing; nothing to do here
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     # bitsandbytes on a CPU says that paging is for GPUs; `resolve` has said so already

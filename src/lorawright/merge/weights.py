@@ -48,7 +48,8 @@ class MergedWeights:
 
     @property
     def names(self) -> list[str]:
-        return [*self.files, *([self.untied] if self.untied else [])]
+        added = [self.untied] if self.untied and self.untied not in self.files else []
+        return [*self.files, *added]
 
     @property
     def num_changed(self) -> int:
