@@ -187,6 +187,8 @@ def test_command_prints_json_and_writes_the_file(
     assert run_cli(str(run), *arguments, "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((run / "evaluation.json").read_text())
+    assert run_cli(str(run), "--samples", "0") == 0
+    assert "stops in time – –" in " ".join(capsys.readouterr().out.split())
     assert run_cli(str(run), *arguments) == 0
     out = capsys.readouterr().out
     assert "loss per token" in out and "–" in out and "tool calls: name" in out

@@ -247,8 +247,9 @@ def test_taken_folder_is_refused(trained_run: RunFolder, tmp_path: Path) -> None
     (out / "mine.txt").write_text("keep")
     with pytest.raises(RunFolderError, match="is there already"):
         merge.run(trained_run, read_config(trained_run), Options(out))
-    merge.run(trained_run, read_config(trained_run), Options(out, overwrite=True))
-    assert (out / "model.safetensors").is_file()
+    with pytest.raises(RunFolderError, match="holds other things than a model"):
+        merge.run(trained_run, read_config(trained_run), Options(out, overwrite=True))
+    assert (out / "mine.txt").read_text() == "keep"
 
 
 def test_proof_without_an_evaluation_set(trained_run: RunFolder, tmp_path: Path) -> None:
@@ -273,8 +274,13 @@ def test_command(
     assert printed == json.loads((run / "merge.json").read_text())
     assert cli.run(["merge", str(run)]) == 1
     assert "hint: replace it with --overwrite" in capsys.readouterr().err
+    (run / "merged" / "model.safetensors").write_bytes(b"old")
+    shutil.rmtree(run / "adapter")  # as in a run that was stopped
     assert cli.run(["merge", str(run), "--overwrite"]) == 0
-    assert "against base + adapter: KL mean" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "against base + adapter: KL mean" in captured.out
+    assert "the run is not finished" in captured.err and "checkpoint-" in captured.err
+    assert (run / "merged" / "model.safetensors").stat().st_size > 1e6
 
 
 TAGGED = (

@@ -96,6 +96,12 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def note_unfinished(adapter: str) -> None:
+    """Says so where a checkpoint stands in for the adapter of a run that is not finished."""
+    if not adapter.endswith("adapter"):
+        note(f"the run is not finished: {adapter} was used")
+
+
 def divergence(found: Mapping[str, Any]) -> str:
     """A comparison of two models in one line."""
     return (

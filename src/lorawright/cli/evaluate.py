@@ -42,6 +42,7 @@ def evaluate(
     options = stage.Options(data, base, samples, max_new_tokens, lm_eval)
     with TaskBar(quiet=json) as progress:
         found = stage.run(folder, config, options, progress)
+    console.note_unfinished(found["adapter"])
     if json:
         console.print_json(found)
     else:

@@ -54,10 +54,14 @@ def export(
     with TaskBar(quiet=json) as progress:
         if to is Target.VLLM:
             found = vllm.run(folder, config)
+            adapter = found["path"]
         elif to is Target.OLLAMA:
             found = ollama.run(folder, config, options, progress)
+            adapter = found["gguf"]["adapter"]
         else:
             found = gguf.run(folder, config, options, progress)
+            adapter = next(iter(found.values()))["adapter"]
+    console.note_unfinished(adapter)
     if json:
         console.print_json(found)
     else:

@@ -30,10 +30,11 @@ def merge(
     options = stage.Options(Path(output) if output else None, data, max_kl, overwrite)
     with TaskBar(quiet=json) as progress:
         found = stage.run(folder, config, options, progress)
+    console.note_unfinished(found["adapter"])
     if json:
         console.print_json(found)
-        return
-    _print(found)
+    else:
+        _print(found)
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -129,6 +129,7 @@ class _Task:
             work.unlink(missing_ok=True)
         return {
             "path": str(path),
+            "adapter": str(self.parts.adapter),
             "type": str(layout.type),
             "architecture": layout.config.model_type,
             "num_bytes": path.stat().st_size,

@@ -46,8 +46,8 @@ def run(folder: RunFolder, config: Config, options: Options, progress: Progress)
     settings = config.model
     base = hub.model_folder(settings.name, settings.revision, with_code=settings.trust_remote_code)
     tokenizer = chat.load(base, settings.name)
-    template = ollama_template.make(tokenizer)
     chats = eval_chats.proof_conversations(config, options.data)
+    template = ollama_template.make(tokenizer, bare_tools=_bare_tools(chats))
     compared = [
         (one, ollama_template.compare(template, tokenizer, part))
         for one in chats
@@ -79,6 +79,12 @@ def _prompts(one: Conversation) -> list[Conversation]:
     """The chat up to each of its answers, and whole."""
     numbers = [n for n, m in enumerate(one.messages) if m.role is Role.ASSISTANT and n]
     return [replace(one, messages=one.messages[:number]) for number in numbers] + [one]
+
+
+def _bare_tools(chats: Sequence[Conversation]) -> bool:
+    """Whether all tools are functions without `{"type": "function"}` around them."""
+    tools = [tool for one in chats for tool in one.tools or ()]
+    return bool(tools) and all("function" not in tool for tool in tools)
 
 
 def _shared_system(chats: Sequence[Conversation]) -> str | None:

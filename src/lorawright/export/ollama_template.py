@@ -61,14 +61,19 @@ class Pieces:
     result: tuple[str, str, str]
 
 
-def make(tokenizer: ChatTokenizer) -> str:
+def make(tokenizer: ChatTokenizer, *, bare_tools: bool = False) -> str:
     """The Go template.
+
+    Args:
+        tokenizer: The model's.
+        bare_tools: The chats list tools as `{"name": …}`, without `{"type": "function"}` around:
+            so must the prompt, although Ollama's own interface has it around.
 
     Raises:
         ModelError: The model's template does not write turns that this can read off.
     """
     try:
-        return _compose(_learn(tokenizer))
+        return _compose(_learn(tokenizer), FUNCTION if bare_tools else TOOL)
     except (jinja2.TemplateError, ValueError) as error:
         raise ModelError(
             f"its chat template cannot be written in Go: {error}", where=tokenizer.name, hint=HINT
@@ -240,7 +245,7 @@ def _cut(text: str, *marks: str) -> list[str]:
     return [*parts, text]
 
 
-def _compose(p: Pieces) -> str:
+def _compose(p: Pieces, tool: str) -> str:
     """The Go template; without line breaks of its own, so that nothing needs trimming.
 
     Ollama finds the tag of calls as the first text inside the first `if .ToolCalls`
@@ -249,7 +254,7 @@ def _compose(p: Pieces) -> str:
     opened, between, closed = map(_go, p.result)
     return (
         '{{ $before := "" }}{{ range $i, $m := .Messages }}'
-        f"{{{{ if not $i }}}}{_head(p)}{{{{ end }}}}"
+        f"{{{{ if not $i }}}}{_head(p, tool)}{{{{ end }}}}"
         "{{ $last := eq (len (slice $.Messages $i)) 1 }}"
         f'{{{{ if and (eq $before "tool") (ne .Role "tool") }}}}{closed}{{{{ end }}}}'
         f'{{{{ if eq .Role "user" }}}}{_go(p.opens[Role.USER])}{{{{ .Content }}}}{_go(p.end)}'
@@ -264,13 +269,13 @@ def _compose(p: Pieces) -> str:
     )
 
 
-def _head(p: Pieces) -> str:
+def _head(p: Pieces, tool: str) -> str:
     """The system turn, with the list of tools, before the first message."""
     tools = ""
     if p.tools is not None:
         before, before_each, behind = map(_go, p.tools)
         tools = (
-            f"{{{{ if $.Tools }}}}{before}{{{{ range $.Tools }}}}{before_each}{TOOL}{{{{ end }}}}"
+            f"{{{{ if $.Tools }}}}{before}{{{{ range $.Tools }}}}{before_each}{tool}{{{{ end }}}}"
             f"{behind}{{{{ end }}}}"
         )
     with_tools = f"{{{{ else if $.Tools }}}}{_go(p.default_tools)}{tools}{_go(p.end)}"
@@ -305,14 +310,14 @@ def _mapping(path: str) -> str:
     )
 
 
-TOOL = (
-    '{"type": {{ json .Type }}, "function": {"name": {{ json .Function.Name }}, '
-    '"description": {{ json .Function.Description }}, '
+FUNCTION = (
+    '{"name": {{ json .Function.Name }}, "description": {{ json .Function.Description }}, '
     '"parameters": {"type": {{ json .Function.Parameters.Type }}, "properties": '
     + _mapping(".Function.Parameters.Properties")
     + "{{ if .Function.Parameters.Required }}, "
-    '"required": {{ json .Function.Parameters.Required }}{{ end }}}}}'
+    '"required": {{ json .Function.Parameters.Required }}{{ end }}}}'
 )
+TOOL = '{"type": {{ json .Type }}, "function": ' + FUNCTION + "}"
 
 
 def _go(text: str) -> str:
@@ -331,8 +336,9 @@ def _one_json(text: str) -> str:
     while (start := text.find("{", position)) >= 0:
         try:
             value, end = decoder.raw_decode(text, start)
+            spelled = go_template.to_json(value)
         except ValueError:
-            value, end = text[start], start + 1
-        parts += [text[position:start], go_template.to_json(value)]
+            spelled, end = "{", start + 1
+        parts += [text[position:start], spelled]
         position = end
     return "".join([*parts, text[position:]])

@@ -132,6 +132,7 @@ def run(
     result = {
         "path": str(target),
         "base": parts.config.model.name,
+        "adapter": str(parts.adapter),
         "dtype": _name(_main_dtype(parts.weights)),
         "num_merged": parts.weights.num_changed,
         "num_tensors": len(parts.weights.names),
@@ -146,10 +147,14 @@ def run(
 
 
 def refuse_taken(target: Path, *, overwrite: bool) -> None:
-    """Raises RunFolderError if something would be lost."""
+    """Raises RunFolderError if something would be lost; only a model gives way."""
     if target.exists() and not overwrite:
         raise RunFolderError(
             "is there already", where=str(target), hint="replace it with --overwrite"
+        )
+    if target.is_dir() and any(target.iterdir()) and not (target / "config.json").is_file():
+        raise RunFolderError(
+            "holds other things than a model", where=str(target), hint="choose another --output"
         )
 
 
