@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from lorawright import cli, eval_chats, evaluate, hub
 from lorawright.config.schema import OverlongPolicy
-from lorawright.errors import DataError, ModelError, RunFolderError
+from lorawright.errors import DataError, LorawrightError, ModelError, RunFolderError
 from lorawright.evaluate import Options, harness, scores
 from lorawright.run_folder import RunFolder, read_config
 from lorawright.types import Role
@@ -238,3 +238,32 @@ def test_harness_is_asked_for_by_name(
     assert "needs lm-evaluation-harness" in error and "pip install 'lm-eval[hf]'" in error
     command = harness.command(Path("base"), Path("run/adapter"), "arc_easy", Path("out"), "cpu")
     assert "pretrained=base,peft=run/adapter" in command and "--apply_chat_template" in command
+
+
+HARNESS = """
+import pathlib, sys
+pathlib.Path(__file__).with_name("arguments").write_text("\\n".join(sys.argv[1:]))
+sys.exit(3 if "broken" in sys.argv else 0)
+"""
+
+
+def test_harness_gets_base_and_adapter(
+    trained_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in that notes how it was called; its failure is ours, by name."""
+    package = tmp_path / "lm_eval"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(HARNESS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    config = read_config(trained_run)
+    options = Options(with_base=False, num_samples=0, lm_eval="gsm8k")
+    found = evaluate.run(trained_run, config, options)
+    arguments = (package / "arguments").read_text().splitlines()
+    base = hub.model_folder("tiny")
+    assert f"pretrained={base},peft={trained_run.adapter}" in arguments
+    assert arguments[arguments.index("--tasks") + 1] == "gsm8k"
+    assert found["lm_eval"] == {"tasks": "gsm8k", "path": str(trained_run.path / "lm-eval")}
+    with pytest.raises(LorawrightError, match="ended with code 3"):
+        harness.run(base, trained_run.adapter, "broken", tmp_path, "cpu")

@@ -476,6 +476,30 @@ def test_vllm_knows_no_adapted_embedding(trained_run: RunFolder, tmp_path: Path)
     assert broken.found == "embed_tokens"
 
 
+def test_no_export_holds_generation_tags(trained_run: RunFolder, tmp_path: Path) -> None:
+    """A base whose template has them: GGUF, Ollama and vLLM get plain Jinja, or Go."""
+    from lorawright.export import gguf_tokenizer
+
+    base = tmp_path / "base"
+    shutil.copytree(TINY, base)
+    path = base / "chat_template.jinja"
+    source = path.read_text().replace(
+        "{{- open(m.role) + '\\n' + m.content + close() }}",
+        "{{- open(m.role) + '\\n' }}{% generation %}{{ m.content + close() }}{% endgeneration %}",
+    )
+    assert source != path.read_text()
+    path.write_text(source)
+    tokenizer = chat.load(base, "tagged")
+    assert "generation" not in ollama_template.make(tokenizer)
+    config = read_config(trained_run)
+    model = config.model.model_copy(update={"name": str(base)})
+    found = vllm.run(trained_run, config.model_copy(update={"model": model}))
+    option = found["commands"]["adapter"].partition("--chat-template ")[2]
+    for template in (gguf_tokenizer.read(base, "tagged", 2304).template, Path(option).read_text()):
+        assert isinstance(template, str) and "generation %" not in template
+        jinja2.Environment().parse(template)
+
+
 def test_ranks_between_those_of_vllm(trained_run: RunFolder) -> None:
     command = vllm._serve_adapter("base", trained_run.adapter, "x", 12)
     assert "--max-lora-rank 16" in command

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from lorawright import hub, merge, talk
+from lorawright import chat, hub, merge, talk
 from lorawright.config.schema import Config
 from lorawright.errors import ModelError
 from lorawright.merge.weights import ADAPTER
@@ -53,13 +53,16 @@ def run(folder: RunFolder, config: Config) -> dict[str, Any]:
     merged = None if proof is None or not Path(proof["path"]).is_dir() else proof
     name = folder.path.resolve().name
     served = str(base) if model.name == hub.TINY else model.name
+    template = _plain_template(folder, base, model.name)
     settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     found = {
         "path": str(adapter),
         "ok": ok,
         "checks": [asdict(one) for one in checks],
         "commands": {
-            "adapter": _serve_adapter(served, adapter, name, settings["r"]) if ok else None,
+            "adapter": _serve_adapter(served, adapter, name, settings["r"]) + template
+            if ok
+            else None,
             "merged": None if merged is None else _serve(merged["path"], name),
         },
         **{
@@ -69,6 +72,17 @@ def run(folder: RunFolder, config: Config) -> dict[str, Any]:
     }
     folder.write_json(RESULT, found)
     return found
+
+
+def _plain_template(folder: RunFolder, base: Path, name: str) -> str:
+    """An option, where the base's own template has tags that vLLM cannot read."""
+    template = chat.load(base, name).template
+    if chat.plain(template) == template:
+        return ""
+    path = folder.path / "vllm" / "chat_template.jinja"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(chat.plain(template), encoding="utf-8")
+    return f" --chat-template {shlex.quote(str(path))}"
 
 
 def refuse_unservable(found: dict[str, Any]) -> None:
