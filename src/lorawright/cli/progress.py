@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from types import TracebackType
 from typing import Self
 
@@ -115,9 +116,12 @@ class StepBar:
 
 
 class TaskBar:
-    """One bar after another: what is going on, how much of it is done, the time left."""
+    """One bar after another; plain lines, not too many, where there is no terminal."""
 
     def __init__(self, *, quiet: bool) -> None:
+        self._lines = not quiet and not sys.stderr.isatty()
+        self._num_done: Counter[str] = Counter()
+        self._last_line = time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description}"),
             MofNCompleteColumn(),
@@ -135,6 +139,10 @@ class TaskBar:
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, total=num_all)
         self._progress.advance(self._tasks[what], num_done)
+        self._num_done[what] += num_done
+        if self._lines and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            console.err().print(f"{what} {self._num_done[what]}/{num_all}", markup=False)
 
     def __enter__(self) -> Self:
         self._progress.start()
