@@ -34,12 +34,23 @@ LAYERS: list[set[str]] = [
     },
     {"strategy"},
     {"launch", "distributed", "supervise"},
-    {"model", "resolve", "passes", "run_folder", "view", "prepare", "starter", "quickstart"},
+    {
+        "model",
+        "resolve",
+        "passes",
+        "run_folder",
+        "view",
+        "prepare",
+        "starter",
+        "quickstart",
+        "eval_chats",
+        "divergence",
+    },
     {"trainer", "talk", "doctor", "resume", "job", "mishaps"},
     {"screen", "launcher", "adapter"},
     {"ranks", "ready"},
-    {"train"},
-    {"probe"},
+    {"train", "evaluate", "merge"},
+    {"probe", "export"},
     {"cli"},
     {"__main__", "__init__"},
 ]
@@ -131,7 +142,7 @@ def test_torch_stays_unloaded(code: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
-VERBS = "quickstart init recipes check inspect plan train chat doctor"
+VERBS = "quickstart init recipes check inspect plan train evaluate merge export chat doctor"
 
 
 def test_verbs_are_frozen() -> None:

@@ -21,6 +21,7 @@ from transformers import GenerationConfig, TextIteratorStreamer
 from lorawright import chat, checkpoint, hardware, hub, model
 from lorawright.config.schema import Dtype, ModelSettings
 from lorawright.errors import ModelError, RunFolderError
+from lorawright.hardware import Hardware
 from lorawright.run_folder import RunFolder
 
 
@@ -60,21 +61,11 @@ class Talker:
         folder = hub.model_folder(
             settings.name, settings.revision, with_code=settings.trust_remote_code
         )
-        _refuse_other_base(run, settings.name, folder)
+        refuse_other_base(run, settings.name, folder)
         facts = hardware.detect()
-        if settings.dtype is Dtype.AUTO:
-            dtype = Dtype.BFLOAT16 if facts.bfloat16 else Dtype.FLOAT32
-            settings = settings.model_copy(update={"dtype": dtype})
+        settings = with_dtype(settings, facts)
         base = model.load_base(settings, folder, facts.device, training=False)
-        try:
-            tuned = PeftModel.from_pretrained(base, str(adapter))
-        except (RuntimeError, ValueError, OSError) as error:
-            raise ModelError(
-                f"does not fit {settings.name}: {str(error).splitlines()[0][:200]}",
-                where=str(adapter),
-                hint="the adapter belongs to another base, or files are missing; see "
-                "base_model_name_or_path in its adapter_config.json",
-            ) from None
+        tuned = with_adapter(base, adapter, settings.name)
         tokenizer = model.load_tokenizer(folder, trust_remote_code=settings.trust_remote_code)
         return cls(tuned, tokenizer, end_tokens(folder, settings.name, base))
 
@@ -139,7 +130,32 @@ class Talker:
         )
 
 
-def _refuse_other_base(run: RunFolder, name: str, folder: Path) -> None:
+def with_dtype(settings: ModelSettings, facts: Hardware) -> ModelSettings:
+    """Settings without `auto`; a run's config has none, an edited one may."""
+    if settings.dtype is not Dtype.AUTO:
+        return settings
+    dtype = Dtype.BFLOAT16 if facts.bfloat16 else Dtype.FLOAT32
+    return settings.model_copy(update={"dtype": dtype})
+
+
+def with_adapter(base: Any, adapter: Path, name: str) -> PeftModel:
+    """The base, wrapped with an adapter.
+
+    Raises:
+        ModelError: They do not fit each other.
+    """
+    try:
+        return PeftModel.from_pretrained(base, str(adapter))
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ModelError(
+            f"does not fit {name}: {str(error).splitlines()[0][:200]}",
+            where=str(adapter),
+            hint="the adapter belongs to another base, or files are missing; see "
+            "base_model_name_or_path in its adapter_config.json",
+        ) from None
+
+
+def refuse_other_base(run: RunFolder, name: str, folder: Path) -> None:
     """The base may have moved; it may not have changed."""
     trained_on = run.base_weights()
     if trained_on is not None and trained_on != hub.weights_digest(folder):

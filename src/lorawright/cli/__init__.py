@@ -10,8 +10,11 @@ import typer
 from lorawright.cli.chat import chat
 from lorawright.cli.check import check
 from lorawright.cli.doctor import doctor
+from lorawright.cli.evaluate import evaluate
+from lorawright.cli.export import export
 from lorawright.cli.init import init
 from lorawright.cli.inspect import inspect
+from lorawright.cli.merge import merge
 from lorawright.cli.plan import plan
 from lorawright.cli.quickstart import quickstart
 from lorawright.cli.recipes import recipes
@@ -31,7 +34,21 @@ app = typer.Typer(
     epilog="Exit codes: 0 fine; 1 the data, the check or the run failed; 2 the config or the "
     "command line is wrong. Errors show a Python traceback with --traceback.",
 )
-for verb in (quickstart, init, recipes, check, inspect, plan, train, chat, doctor):
+VERBS = (
+    quickstart,
+    init,
+    recipes,
+    check,
+    inspect,
+    plan,
+    train,
+    evaluate,
+    merge,
+    export,
+    chat,
+    doctor,
+)
+for verb in VERBS:
     app.command()(verb)
 
 
