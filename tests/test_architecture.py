@@ -30,7 +30,8 @@ LAYERS: list[set[str]] = [
         "signals",
     },
     {"model", "resolve", "passes", "run_folder", "view", "prepare", "starter", "quickstart"},
-    {"trainer", "talk", "doctor", "resume"},
+    {"trainer", "talk", "doctor", "resume", "run_facts"},
+    {"report"},
     {"train"},
     {"cli"},
     {"__main__", "__init__"},
@@ -123,7 +124,7 @@ def test_torch_stays_unloaded(code: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
-VERBS = "quickstart init recipes check inspect plan train chat doctor"
+VERBS = "quickstart init recipes check inspect plan train chat report doctor"
 
 
 def test_verbs_are_frozen() -> None:

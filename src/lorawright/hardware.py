@@ -98,3 +98,16 @@ def _free_memory() -> int:
     except FileNotFoundError:
         pass  # not Linux
     return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 0.8)
+
+
+def peak_memory_bytes() -> int:
+    """The most this process has held: of the GPU's memory where it trains there, else of RAM."""
+    import resource
+    import sys
+
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # macOS counts bytes, Linux kilobytes

@@ -15,6 +15,7 @@ from lorawright.cli.inspect import inspect
 from lorawright.cli.plan import plan
 from lorawright.cli.quickstart import quickstart
 from lorawright.cli.recipes import recipes
+from lorawright.cli.report import report
 from lorawright.cli.train import train
 from lorawright.errors import LorawrightError
 
@@ -31,7 +32,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 fine; 1 the data, the check or the run failed; 2 the config or the "
     "command line is wrong. Errors show a Python traceback with --traceback.",
 )
-for verb in (quickstart, init, recipes, check, inspect, plan, train, chat, doctor):
+for verb in (quickstart, init, recipes, check, inspect, plan, train, chat, report, doctor):
     app.command()(verb)
 
 
