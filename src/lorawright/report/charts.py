@@ -51,15 +51,15 @@ def charts(runs: Sequence[RunFacts], labels: dict[str, str]) -> list[Chart]:
 
     Args:
         runs: In the order of their colours.
-        labels: Words of the legend: `train`, `smoothed`, `eval`.
+        labels: Words of the page, for the legend.
     """
     alone = len(runs) == 1
     made = [
         Chart("loss", _loss(runs, labels, alone), wide=True),
         Chart("accuracy", _accuracy(runs, labels, alone)),
-        Chart("learning_rate", _plain(runs, "learning_rate", alone)),
-        Chart("grad_norm", _plain(runs, "grad_norm", alone)),
-        Chart("tokens_per_second", _plain(runs, "tokens_per_second", alone)),
+        Chart("learning_rate", _plain(runs, "learning_rate", labels, alone)),
+        Chart("grad_norm", _plain(runs, "grad_norm", labels, alone)),
+        Chart("tokens_per_second", _plain(runs, "tokens_per_second", labels, alone)),
     ]
     return [chart for chart in made if any(series.points for series in chart.series)]
 
@@ -94,9 +94,11 @@ def _accuracy(runs: Sequence[RunFacts], labels: dict[str, str], alone: bool) -> 
     return tuple(made)
 
 
-def _plain(runs: Sequence[RunFacts], key: str, alone: bool) -> tuple[Series, ...]:
+def _plain(
+    runs: Sequence[RunFacts], key: str, labels: dict[str, str], alone: bool
+) -> tuple[Series, ...]:
     return tuple(
-        Series(key if alone else run.name, colour, "line", thin(points(run.steps, key)))
+        Series(labels[key] if alone else run.name, colour, "line", thin(points(run.steps, key)))
         for colour, run in enumerate(runs)
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -53,6 +54,7 @@ def render(facts: RunFacts, language: Language) -> str:
         s=summarize(facts),
         charts=_charts([facts], t),
         changed=_reasons(facts),
+        samples=changed_first(facts),
         exports=exports(facts),
         commands=commands(facts),
     )
@@ -169,12 +171,9 @@ def duration(t: dict[str, str], seconds: float) -> str:
 def _charts(
     runs: Sequence[RunFacts], t: dict[str, str], names: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
-    from dataclasses import replace
-
     named = runs if names is None else [
         replace(facts, name=name) for facts, name in zip(runs, names, strict=True)
     ]
-    labels = {key: t[key] for key in ("train", "smoothed", "eval")}
     return [
         {
             "title": t[chart.key],
@@ -182,18 +181,22 @@ def _charts(
             "xlabel": t["step"],
             "log": chart.key == "loss",
             "series": [
-                {**series.for_page(), "label": t.get(series.label, series.label)}
-                for series in chart.series
-                if series.points
+                series.for_page() for series in chart.series if series.points
             ],
         }
-        for chart in charts(named, labels)
+        for chart in charts(named, t)
     ]
 
 
 def _reasons(facts: RunFacts) -> dict[str, str]:
     reasons: dict[str, str] = facts.plan.get("reasons", {})
     return reasons
+
+
+def changed_first(facts: RunFacts) -> list[dict[str, Any]]:
+    """Answers that fine-tuning changed, before those it left as they were."""
+    samples = (facts.evaluation or {}).get("samples") or []
+    return sorted(samples, key=lambda sample: bool(sample["base"] == sample["tuned"]))
 
 
 def exports(facts: RunFacts) -> list[dict[str, Any]]:

@@ -159,8 +159,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "chats": ("chats", "对话"),
     "answers": ("Answers side by side", "回答对照"),
     "answers_note": (
-        "{num} answers, most likely token each time.",
-        "{num} 个回答，每次取概率最大的 token。",
+        "{num} answers, most likely token each time; those that changed come first.",
+        "{num} 个回答，每次取概率最大的 token；有变化的排在前面。",
     ),
     "reference": ("reference", "参考答案"),
     "all_answers": ("{num} more", "另外 {num} 个"),

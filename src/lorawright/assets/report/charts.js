@@ -53,7 +53,7 @@
       cursor: { sync: { key: sync.key }, drag: { x: true, y: false }, points: { size: 7 } },
       scales: { x: { time: false }, y: log ? { distr: 3 } : {} },
       axes: [
-        axis({ values: (u, ticks) => ticks.map((tick) => Number.isInteger(tick) ? tick.toLocaleString("en") : "") }),
+        axis({ size: 32, values: (u, ticks) => ticks.map((tick) => Number.isInteger(tick) ? tick.toLocaleString("en") : "") }),
         axis({ size: 58, values: (u, ticks) => ticks.map((tick) => tick == null ? "" : short(tick)) }),
       ],
       series: [{ label: spec.xlabel, value: (u, value) => value == null ? "–" : String(value) }, ...spec.series.map(seriesOptions)],
