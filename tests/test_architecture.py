@@ -31,7 +31,8 @@ LAYERS: list[set[str]] = [
     },
     {"model", "resolve", "passes", "run_folder", "view", "prepare", "starter", "quickstart"},
     {"trainer", "talk", "doctor", "resume", "run_facts"},
-    {"report"},
+    {"report", "card", "serve"},
+    {"push"},
     {"train"},
     {"cli"},
     {"__main__", "__init__"},
@@ -124,7 +125,7 @@ def test_torch_stays_unloaded(code: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
-VERBS = "quickstart init recipes check inspect plan train chat report doctor"
+VERBS = "quickstart init recipes check inspect plan train chat report push doctor"
 
 
 def test_verbs_are_frozen() -> None:

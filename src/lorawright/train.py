@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lorawright import (
+    card,
     chat,
     checkpoint,
     estimate,
@@ -379,6 +380,7 @@ def _save_adapter(trainer: PlannedTrainer, config: Config, folder: RunFolder) ->
     settings["base_model_name_or_path"] = base_name(config.model.name)
     settings["revision"] = config.model.revision
     (work / "adapter_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    card.write(work, run_facts.read(folder.path))
     shutil.rmtree(folder.adapter, ignore_errors=True)
     work.rename(folder.adapter)
 

@@ -13,6 +13,7 @@ from lorawright.cli.doctor import doctor
 from lorawright.cli.init import init
 from lorawright.cli.inspect import inspect
 from lorawright.cli.plan import plan
+from lorawright.cli.push import push
 from lorawright.cli.quickstart import quickstart
 from lorawright.cli.recipes import recipes
 from lorawright.cli.report import report
@@ -32,7 +33,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 fine; 1 the data, the check or the run failed; 2 the config or the "
     "command line is wrong. Errors show a Python traceback with --traceback.",
 )
-for verb in (quickstart, init, recipes, check, inspect, plan, train, chat, report, doctor):
+for verb in (quickstart, init, recipes, check, inspect, plan, train, chat, report, push, doctor):
     app.command()(verb)
 
 
