@@ -34,6 +34,7 @@ LAYERS: list[set[str]] = [
     {"report", "card", "serve"},
     {"push"},
     {"train"},
+    {"eject"},
     {"cli"},
     {"__main__", "__init__"},
 ]
@@ -125,7 +126,7 @@ def test_torch_stays_unloaded(code: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
-VERBS = "quickstart init recipes check inspect plan train chat report push doctor"
+VERBS = "quickstart init recipes check inspect plan train chat report push eject doctor"
 
 
 def test_verbs_are_frozen() -> None:

@@ -10,6 +10,7 @@ import typer
 from lorawright.cli.chat import chat
 from lorawright.cli.check import check
 from lorawright.cli.doctor import doctor
+from lorawright.cli.eject import eject
 from lorawright.cli.init import init
 from lorawright.cli.inspect import inspect
 from lorawright.cli.plan import plan
@@ -33,7 +34,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 fine; 1 the data, the check or the run failed; 2 the config or the "
     "command line is wrong. Errors show a Python traceback with --traceback.",
 )
-for verb in (quickstart, init, recipes, check, inspect, plan, train, chat, report, push, doctor):
+for verb in (quickstart, init, recipes, check, inspect, plan, train, chat, report, push, eject, doctor):
     app.command()(verb)
 
 
