@@ -32,7 +32,7 @@ LAYERS: list[set[str]] = [
     {"model", "resolve", "passes", "run_folder", "view", "prepare", "starter", "quickstart"},
     {"trainer", "talk", "doctor", "resume", "run_facts"},
     {"report", "card", "serve"},
-    {"push"},
+    {"push", "handover"},
     {"train"},
     {"eject"},
     {"cli"},

@@ -6,6 +6,7 @@ Text that a user has changed is kept: the last line holds a digest of what was w
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,8 @@ def _data(facts: RunFacts) -> list[str]:
     table = _table(("set", "chats", "tokens", "trained tokens"), rows)
     certificate = facts.certificate
     proof = (
-        f"Trained: {TRAINED[certificate['train_on']]}. Two derivations of the mask agreed on {certificate['agreed']['by_text_and_ids']} of "
+        f"Trained: {TRAINED[certificate['train_on']]}. Two derivations of the mask agreed on "
+        f"{certificate['agreed']['by_text_and_ids']} of "
         f"{certificate['num_rows']} rows. {facts.num_rejected} rows were left out.\n"
         if certificate
         else ""
@@ -182,7 +184,7 @@ def _versions(facts: RunFacts) -> list[str]:
     return [f"## Versions\n\n{shown}\n"] if shown else []
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines) + "\n"
 

@@ -150,7 +150,9 @@ def _first_difference(ready: Ready, template: str) -> str | None:
             if found["input_ids"] != list(encoded.ids):
                 return f"{conversation.where} has other ids that way (cut, escaped, or kept apart)"
             if found["assistant_masks"] != encoded.trained_flags():
-                return f"{conversation.where} is trained elsewhere (`data.train_on`, `train: false`)"
+                return (
+                    f"{conversation.where} is trained elsewhere (`data.train_on`, `train: false`)"
+                )
         if num_seen != len(_store(ready, split)):
             return "the rows are not read in the order they are trained in"
     return None
@@ -203,9 +205,9 @@ def _script(ready: Ready, source: str, form: Form, command: str) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 # a Python script; values go through repr
+        autoescape=False,  # a Python script; values go through repr
     )
-    environment.filters["repr"] = repr
+    environment.filters["repr"] = _literal
     num_chats = len(ready.prepared.train)
     return environment.get_template("train.py.jinja").render(
         source=Path(source).name,
@@ -224,6 +226,18 @@ def _script(ready: Ready, source: str, form: Form, command: str) -> str:
         sft=_sft(ready.resolved, evaluates=ready.prepared.eval is not None),
         lora=_lora(config),
     )
+
+
+def _literal(value: Any) -> str:
+    """A value as Python source, strings in double quotes."""
+    if isinstance(value, str):
+        return orjson.dumps(value).decode()
+    if isinstance(value, dict):
+        items = ", ".join(f"{_literal(name)}: {_literal(item)}" for name, item in value.items())
+        return f"{{{items}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_literal, value))}]"
+    return repr(value)
 
 
 def _plain(name: str) -> str:

@@ -16,7 +16,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,  # of the HTTP client that this version of the hub's library uses
+    HTTPError,  # type: ignore[attr-defined] # of the HTTP client that this version of the hub's library uses
     LocalTokenNotFoundError,
 )
 from huggingface_hub.utils import validate_repo_id

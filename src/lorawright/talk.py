@@ -6,7 +6,7 @@ for piece in talker.answer([{"role": "user", "content": "Hi"}]): ...
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +90,7 @@ class Talker:
         *,
         base: bool = False,
         tools: Sequence[dict[str, Any]] | None = None,
-    ) -> Iterator[str]:
+    ) -> Generator[str]:
         """Pieces of the answer as they come; a caller that stops listening stops it.
 
         Args:

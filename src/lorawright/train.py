@@ -23,14 +23,13 @@ from lorawright import (
     chat,
     checkpoint,
     estimate,
+    handover,
     hardware,
     hub,
     model,
     prepare,
-    report,
     resume,
     run_facts,
-    view,
 )
 from lorawright.config.schema import Config
 from lorawright.errors import TrainError
@@ -174,8 +173,7 @@ def run(config: Config, *, start: Start = Start.NEW, screen: Screen | None = Non
     if start is Start.OVERWRITE:
         folder.clear()
     with stop_on_signals() as stop, _removed_on_error(folder), _out_of_memory(ready):
-        _write_facts(folder, ready, identity)
-        _write_start(folder, ready, model.count(wrapped))
+        _write_facts(folder, ready, identity, model.count(wrapped))
         watcher = Watcher(
             on_log=lambda line: _log(folder, screen, line),
             on_step=screen.step,
@@ -191,7 +189,9 @@ def run(config: Config, *, start: Start = Start.NEW, screen: Screen | None = Non
         screen.end()
         if not stop():
             _save_adapter(trainer, ready.config, folder)
-    return _finish(folder, _result(folder, ready.plan, seconds, stop.number))
+    result = _result(folder, ready.plan, seconds, stop.number)
+    handover.end(folder, seconds, None if result.stopped_by is None else result.stopped_by.name)
+    return result
 
 
 def describe(ready: Ready, command: list[str]) -> dict[str, Any]:
@@ -257,7 +257,9 @@ def _load_tokenizer(ready: Ready) -> Any:
     return found
 
 
-def _write_facts(folder: RunFolder, ready: Ready, identity: dict[str, Any]) -> None:
+def _write_facts(
+    folder: RunFolder, ready: Ready, identity: dict[str, Any], trainable: Trainable
+) -> None:
     folder.write_facts(
         ready.config,
         ready.resolved.reasons,
@@ -267,38 +269,9 @@ def _write_facts(folder: RunFolder, ready: Ready, identity: dict[str, Any]) -> N
         ready.prepared.rejected,
         identity["base_weights"],
     )
-
-
-def _write_start(folder: RunFolder, ready: Ready, trainable: Trainable) -> None:
-    """What the report needs besides, so that it never needs data or model."""
-    tokenizer = chat.load(ready.model_folder, ready.config.model.name)
-    rows = [
-        run_facts.SampleRow(
-            chosen.file,
-            chosen.line,
-            len(chosen.ids),
-            chosen.num_trained_tokens,
-            tuple(view.glyphs(tokenizer, chosen)),
-        )
-        for chosen in run_facts.choose(ready.prepared.train)
-    ]
-    numbers = (trainable.num_trainable, trainable.num_total)
-    run_facts.write_start(folder, ready.resolved, ready.plan, ready.prepared, rows, numbers)
-
-
-def _finish(folder: RunFolder, result: Result) -> Result:
-    """How it ended, and the report."""
-    run_facts.write_end(
-        folder,
-        {
-            "num_steps": result.num_steps,
-            "seconds": result.seconds,
-            "stopped_by": None if result.stopped_by is None else result.stopped_by.name,
-            "peak_memory_bytes": hardware.peak_memory_bytes(),
-        },
+    handover.start(
+        folder, ready.resolved, ready.plan, ready.prepared, ready.model_folder, trainable
     )
-    report.write(folder.path, report.own_language())
-    return result
 
 
 def _log(folder: RunFolder, screen: Screen, line: dict[str, float]) -> None:

@@ -30,11 +30,9 @@ TAGGED = """\
 
 def tagged(tokenizer: ChatTokenizer, marks: TurnMarks) -> str:
     """The tokenizer's template with tags around every answer and the token that ends it."""
-    template = tokenizer.template
-    if tokenizer.tool_template != template:
-        template = (
-            f"{{% if tools %}}{tokenizer.tool_template}{{% else %}}{tokenizer.template}{{% endif %}}"
-        )
+    template, with_tools = tokenizer.template, tokenizer.tool_template
+    if with_tools != template:
+        template = f"{{% if tools %}}{with_tools}{{% else %}}{template}{{% endif %}}"
     return (
         TAGGED.replace("@END@", repr(marks.end), 1)
         .replace("@LENGTH@", str(len(marks.end)), 1)

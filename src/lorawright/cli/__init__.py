@@ -34,7 +34,20 @@ app = typer.Typer(
     epilog="Exit codes: 0 fine; 1 the data, the check or the run failed; 2 the config or the "
     "command line is wrong. Errors show a Python traceback with --traceback.",
 )
-for verb in (quickstart, init, recipes, check, inspect, plan, train, chat, report, push, eject, doctor):
+for verb in (
+    quickstart,
+    init,
+    recipes,
+    check,
+    inspect,
+    plan,
+    train,
+    chat,
+    report,
+    push,
+    eject,
+    doctor,
+):
     app.command()(verb)
 
 

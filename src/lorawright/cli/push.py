@@ -16,7 +16,9 @@ def push(
         str | None,
         typer.Option(metavar="OWNER/NAME", help="The base on the hub, if yours is a folder."),
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="A new repository is private.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the files that would go, and stop.")
     ] = False,

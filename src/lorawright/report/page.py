@@ -6,7 +6,7 @@ All text goes through Jinja's autoescape; data for the curves stands in a JSON b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.resources import files
@@ -171,18 +171,18 @@ def duration(t: dict[str, str], seconds: float) -> str:
 def _charts(
     runs: Sequence[RunFacts], t: dict[str, str], names: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
-    named = runs if names is None else [
-        replace(facts, name=name) for facts, name in zip(runs, names, strict=True)
-    ]
+    named = (
+        runs
+        if names is None
+        else [replace(facts, name=name) for facts, name in zip(runs, names, strict=True)]
+    )
     return [
         {
             "title": t[chart.key],
             "wide": chart.wide,
             "xlabel": t["step"],
             "log": chart.key == "loss",
-            "series": [
-                series.for_page() for series in chart.series if series.points
-            ],
+            "series": [series.for_page() for series in chart.series if series.points],
         }
         for chart in charts(named, t)
     ]
@@ -263,8 +263,7 @@ def _flat(config: dict[str, Any]) -> list[tuple[str, Any]]:
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
     """Folder names; whole paths where two are equal."""
-    named: Callable[[Path], str] = lambda path: path.resolve().name
-    names = [named(path) for path in paths]
+    names = [path.resolve().name for path in paths]
     return [
         name if names.count(name) == 1 else str(path)
         for name, path in zip(names, paths, strict=True)

@@ -105,7 +105,10 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "card_eval": ("Evaluation loss", "评估损失"),
     "card_eval_base": ("base → tuned, {num} chats", "基座 → 微调后，{num} 段对话"),
-    "card_eval_run": ("first → last evaluation; best at step {step}", "首次 → 末次评估；第 {step} 步最低"),
+    "card_eval_run": (
+        "first → last evaluation; best at step {step}",
+        "首次 → 末次评估；第 {step} 步最低",
+    ),
     "card_eval_one": ("evaluated once", "评估一次"),
     "card_eval_none": ("no evaluation set: set `data.eval`", "没有评估集：设置 `data.eval`"),
     "card_stop": ("Answers that end", "会结束的回答"),
@@ -142,7 +145,6 @@ WORDS: dict[str, tuple[str, str]] = {
         "Not measured yet: `lorawright evaluate {run}` compares base and tuned model.",
         "还没有测量：`lorawright evaluate {run}` 对比基座和微调后的模型。",
     ),
-    "figure": ("", ""),
     "base": ("base", "基座"),
     "tuned": ("tuned", "微调后"),
     "perplexity": ("Perplexity", "困惑度"),
@@ -191,7 +193,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "certificate_note": (
         "{rows} rows, {spans} trained spans, {tokens} trained tokens. Derivations by text and by "
         "ids agree on {agreed} rows.",
-        "{rows} 行，{spans} 个训练区间，{tokens} 个训练 token。按文本与按 id 的推导在 {agreed} 行上一致。",
+        "{rows} 行，{spans} 个训练区间，{tokens} 个训练 token。"
+        "按文本与按 id 的推导在 {agreed} 行上一致。",
     ),
     "certificate_tags": (
         "The template with generation tags agrees on {num} rows.",
