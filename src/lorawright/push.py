@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined] # HTTPError is not listed
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,  # type: ignore[attr-defined] # of the HTTP client that this version of the hub's library uses
+    HTTPError,  # of whichever HTTP client the hub's library uses
     LocalTokenNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # nor this
 
 from lorawright import card, run_facts
 from lorawright.errors import ConfigError, LorawrightError, RunFolderError
