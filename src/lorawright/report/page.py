@@ -83,7 +83,7 @@ def _shared(language: Language, t: dict[str, str]) -> dict[str, Any]:
         "t": t,
         "version": __version__,
         "css": Markup(_asset("uPlot.min.css") + _asset("style.css") + view.TOKEN_CSS),
-        "plot": Markup(_asset("uPlot.iife.min.js")),
+        "plot": Markup(f"/*\n{_asset('uPlot.LICENSE')}\n*/\n{_asset('uPlot.iife.min.js')}"),
         "script": Markup(_asset("charts.js")),
     }
 

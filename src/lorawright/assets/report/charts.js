@@ -3,7 +3,6 @@
 (() => {
   const specs = JSON.parse(document.getElementById("charts").textContent);
   const figures = [...document.querySelectorAll("[data-chart]")];
-  const sync = uPlot.sync("steps");
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const plots = new Map();
 
@@ -50,7 +49,7 @@
     const plot = new uPlot({
       width: box.clientWidth,
       height: spec.wide ? 320 : 200,
-      cursor: { sync: { key: sync.key }, drag: { x: true, y: false }, points: { size: 7 } },
+      cursor: { sync: { key: "steps" }, drag: { x: true, y: false }, points: { size: 7 } },
       scales: { x: { time: false }, y: log ? { distr: 3 } : {} },
       axes: [
         axis({ size: 32, values: (u, ticks) => ticks.map((tick) => Number.isInteger(tick) ? tick.toLocaleString("en") : "") }),
@@ -59,7 +58,6 @@
       series: [{ label: spec.xlabel, value: (u, value) => value == null ? "–" : String(value) }, ...spec.series.map(seriesOptions)],
       legend: { live: true },
     }, uPlot.join(tables), box);
-    sync.sub(plot);
     plots.set(figure, plot);
   }
 
