@@ -108,6 +108,7 @@ def _environment(t: dict[str, str]) -> jinja2.Environment:
         "bytes": human_bytes,
         "duration": partial(duration, t),
         "code": code,
+        "setting": setting,
         "tokens_html": tokens_html,
         "say": say,
     }
@@ -147,6 +148,15 @@ def short(value: float | None) -> str:
     if size < -4:
         return f"{value:.2e}"
     return f"{value:,.{max(0, min(6, 3 - size))}f}"
+
+
+def setting(value: Any) -> str:
+    """A config value as one writes it in YAML; nothing set: a dash."""
+    if value is None or value in ({}, []):
+        return "–"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ", ".join(map(setting, value)) if isinstance(value, list) else str(value)
 
 
 def human_bytes(num_bytes: float) -> str:
