@@ -151,3 +151,36 @@ def trained_run(finished_run: RunFolder, tmp_path_factory: pytest.TempPathFactor
     path = tmp_path_factory.mktemp("trained") / "run"
     shutil.copytree(finished_run.path, path)
     return RunFolder(path)
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One small run of the tiny model with an evaluation set; copy it to change it."""
+    from lorawright import train
+
+    folder = tmp_path_factory.mktemp("finished")
+    write_jsonl(folder / "train.jsonl", rows(24))
+    write_jsonl(folder / "eval.jsonl", rows(28)[24:])
+    config = Config.model_validate(
+        {
+            "model": {"name": "tiny", "dtype": "float32"},
+            "data": {"train": str(folder / "train.jsonl"), "eval": str(folder / "eval.jsonl")},
+            "lora": {"dropout": 0.0},
+            "training": {
+                "output": str(folder / "run"), "epochs": 2, "learning_rate": 2e-2,
+                "eval_steps": 2, "save_steps": 3, "trackers": [],
+            },
+        }
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORAWRIGHT_CACHE", str(folder / "cache"))
+        patch.setenv("LC_ALL", "en_US.UTF-8")
+        train.run(config)
+    return folder / "run"
+
+
+@pytest.fixture
+def own_run(small_run: Path, tmp_path: Path) -> Path:
+    """A copy of the small run, to be changed."""
+    shutil.copytree(small_run, tmp_path / "run")
+    return tmp_path / "run"

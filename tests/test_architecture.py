@@ -46,11 +46,11 @@ LAYERS: list[set[str]] = [
         "eval_chats",
         "divergence",
     },
-    {"trainer", "talk", "doctor", "resume", "job", "mishaps"},
-    {"screen", "launcher", "adapter"},
-    {"ranks", "ready"},
+    {"trainer", "talk", "doctor", "resume", "job", "mishaps", "run_facts"},
+    {"screen", "launcher", "report", "card", "serve"},
+    {"ranks", "ready", "push", "handover", "adapter"},
     {"train", "evaluate", "merge"},
-    {"probe", "export"},
+    {"probe", "export", "eject"},
     {"cli"},
     {"__main__", "__init__"},
 ]
@@ -142,7 +142,10 @@ def test_torch_stays_unloaded(code: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
-VERBS = "quickstart init recipes check inspect plan train evaluate merge export chat doctor"
+VERBS = (
+    "quickstart init recipes check inspect plan train evaluate merge export chat report push "
+    "eject doctor"
+)
 
 
 def test_verbs_are_frozen() -> None:

@@ -89,18 +89,6 @@ def measure_flops(device: Device, dtype: str, rows: int, inner: int, columns: in
     return 2.0 * rows * inner * columns * num_products / seconds
 
 
-def peak_memory(device: Device) -> int:
-    """Most bytes this process has held so far: on the GPU, or in resident memory."""
-    import torch
-
-    if device is Device.CUDA:
-        return torch.cuda.max_memory_reserved()
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def _free_memory() -> int:
     """Bytes that can be had without swapping."""
     try:
@@ -111,3 +99,20 @@ def _free_memory() -> int:
     except FileNotFoundError:
         pass  # not Linux
     return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 0.8)
+
+
+def peak_memory_bytes() -> int | None:
+    """The most this process has held: of the GPU's memory where it trains there, else of RAM.
+
+    None on Windows, which has no such count in Python.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # macOS counts bytes, Linux kilobytes

@@ -25,12 +25,12 @@ class Probe:
 
     Attributes:
         seconds: Of all steps.
-        peak_memory_bytes: Of one process.
+        peak_memory_bytes: Of one process; None where it cannot be measured.
         num_steps: How many steps were measured.
     """
 
     seconds: float
-    peak_memory_bytes: int
+    peak_memory_bytes: int | None
     num_steps: int
 
 
@@ -58,8 +58,9 @@ def run(config: Config, ready: Ready, totals: Totals) -> Probe:
     seconds = sum(line["seconds"] for line in lines[first:])
     work = sum(_work(ready, s.num_computed_tokens, s.num_trained_tokens) for s in measured)
     whole = _work(ready, totals.num_computed_tokens, totals.num_trained_tokens)
-    peak = hardware.peak_memory(ready.resolved.hardware.device)
-    return Probe(seconds * whole / work, _scaled(peak, ready, totals), num_measured)
+    peak = hardware.peak_memory_bytes()
+    scaled = None if peak is None else _scaled(peak, ready, totals)
+    return Probe(seconds * whole / work, scaled, num_measured)
 
 
 def _work(ready: Ready, num_computed_tokens: int, num_trained_tokens: int) -> float:

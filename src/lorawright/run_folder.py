@@ -4,7 +4,8 @@ config.yaml        what was run, resolved      metrics.jsonl   a line a logged s
 environment.json   versions, hardware          checkpoints/    complete or absent
 certificate.json   what was proven             adapter/        PEFT layout, tokenizer, template
 data.json          counts                      tensorboard/    curves
-rejected.jsonl     rows left out, with why
+rejected.jsonl     rows left out, with why      report.html    all of it, for the eye
+plan.json, rows.json, result.json               what the report needs besides
 """
 
 from __future__ import annotations

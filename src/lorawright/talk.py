@@ -6,17 +6,22 @@ for piece in talker.answer([{"role": "user", "content": "Hi"}]): ...
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import GenerationConfig, TextIteratorStreamer
+from transformers import (
+    GenerationConfig,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
 
 from lorawright import chat, checkpoint, hardware, hub, model
 from lorawright.config.schema import Dtype, ModelSettings
@@ -76,8 +81,8 @@ class Talker:
         *,
         base: bool = False,
         tools: Sequence[dict[str, Any]] | None = None,
-    ) -> Iterator[str]:
-        """Pieces of the answer as they come.
+    ) -> Generator[str]:
+        """Pieces of the answer as they come; a caller that stops listening stops it.
 
         Args:
             messages: The chat so far, as the template takes it.
@@ -92,13 +97,17 @@ class Talker:
         ).to(self.model.device)  # fmt: skip
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         failed: Queue[BaseException] = Queue()
+        unwanted = Event()
 
         def generate() -> None:
             try:
                 torch.manual_seed(sampling.seed)
                 with self._without_adapter() if base else nullcontext():
                     self.model.generate(
-                        **inputs, generation_config=self._generation(sampling), streamer=streamer
+                        **inputs,
+                        generation_config=self._generation(sampling),
+                        stopping_criteria=StoppingCriteriaList([_Unwanted(unwanted)]),
+                        streamer=streamer,
                     )
             except BaseException as error:  # handed to the caller's thread, which raises it
                 failed.put(error)
@@ -106,8 +115,11 @@ class Talker:
 
         thread = Thread(target=generate, daemon=True)
         thread.start()
-        yield from (piece for piece in streamer if piece)
-        thread.join()
+        try:
+            yield from (piece for piece in streamer if piece)
+        finally:
+            unwanted.set()
+            thread.join()
         if not failed.empty():
             raise failed.get()
 
@@ -128,6 +140,16 @@ class Talker:
             eos_token_id=self.end_ids,
             pad_token_id=self.tokenizer.pad_token_id or self.end_ids[0],
         )
+
+
+class _Unwanted(StoppingCriteria):  # type: ignore[misc] # transformers is followed loosely
+    """Ends a generation that nobody listens to any more."""
+
+    def __init__(self, event: Event) -> None:
+        self._event = event
+
+    def __call__(self, ids_BT: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        return torch.full((ids_BT.shape[0],), self._event.is_set(), device=ids_BT.device)
 
 
 def with_dtype(settings: ModelSettings, facts: Hardware) -> ModelSettings:

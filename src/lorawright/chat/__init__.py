@@ -4,6 +4,7 @@ from lorawright.chat.derive import Refusal, trained_turns, turns
 from lorawright.chat.encode import Encoder, Tally
 from lorawright.chat.marks import TurnMarks, learn
 from lorawright.chat.plain import plain, remove_tags
+from lorawright.chat.tagged import tagged
 from lorawright.chat.tokenizer import ChatTokenizer, load
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "load",
     "plain",
     "remove_tags",
+    "tagged",
     "trained_turns",
     "turns",
 ]

@@ -10,14 +10,17 @@ import typer
 from lorawright.cli.chat import chat
 from lorawright.cli.check import check
 from lorawright.cli.doctor import doctor
+from lorawright.cli.eject import eject
 from lorawright.cli.evaluate import evaluate
 from lorawright.cli.export import export
 from lorawright.cli.init import init
 from lorawright.cli.inspect import inspect
 from lorawright.cli.merge import merge
 from lorawright.cli.plan import plan
+from lorawright.cli.push import push
 from lorawright.cli.quickstart import quickstart
 from lorawright.cli.recipes import recipes
+from lorawright.cli.report import report
 from lorawright.cli.train import train
 from lorawright.errors import LorawrightError
 
@@ -46,6 +49,9 @@ VERBS = (
     merge,
     export,
     chat,
+    report,
+    push,
+    eject,
     doctor,
 )
 for verb in VERBS:
