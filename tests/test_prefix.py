@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from lorawright import attention, ready, train
 from lorawright.attention import PassShape, VarlenIndex
 from lorawright.config import Config
+from lorawright.hardware import Device
 from lorawright.layout import MIN_SAVED_TOKENS, Pass, PassKind, lay_out
 from lorawright.prefix import MIN_SHARED_TOKENS, Tree, grow
 from lorawright.screen import Screen
@@ -224,3 +226,29 @@ def test_varlen_index_means_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     expected, _ = attention.attend(*inputs, scaling=0.3, pass_shape=shape)
     got, _ = attention.attend_varlen(*inputs, scaling=0.3, pass_shape=shape)
     assert torch.allclose(got, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "device", "installed", "expected"),
+    [
+        ({}, Device.CPU, True, attention.SEGMENTS),
+        ({}, Device.MPS, True, attention.SEGMENTS),
+        ({}, Device.CUDA, True, attention.VARLEN),
+        ({}, Device.CUDA, False, attention.SEGMENTS),
+        ({"sliding_window": 4096}, Device.CUDA, True, attention.DENSE),
+        ({"sliding_window": 4096, "use_sliding_window": False}, Device.CPU, True, "lorawright"),
+        ({"attn_logit_softcapping": 50.0}, Device.CPU, True, attention.DENSE),
+        ({"text_config": {"attention_sinks": True}}, Device.CUDA, True, attention.DENSE),
+    ],
+)
+def test_choice_of_attention(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    config: dict[str, Any],
+    device: Device,
+    installed: bool,
+    expected: str,
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(attention, "find_spec", lambda name: name if installed else None)
+    assert attention.choose(tmp_path, device) == expected
