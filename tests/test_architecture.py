@@ -33,7 +33,7 @@ LAYERS: list[set[str]] = [
         "control",
     },
     {"strategy"},
-    {"launch", "distributed", "supervise"},
+    {"launch", "launch_script", "distributed", "supervise"},
     {
         "model",
         "resolve",
@@ -143,8 +143,8 @@ def test_torch_stays_unloaded(code: str) -> None:
 
 
 VERBS = (
-    "quickstart init recipes check inspect plan train evaluate merge export chat report push "
-    "eject doctor"
+    "quickstart init recipes check inspect plan train launch_script evaluate merge export chat "
+    "report push eject doctor"
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,13 +18,15 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from lorawright import checkpoint, hub, supervise, train
+from lorawright import checkpoint, control, hub, supervise, train
 from lorawright.config import Config
+from lorawright.errors import TrainError
+from lorawright.job import Job
 from lorawright.run_folder import RunFolder
 from lorawright.screen import Screen
 from lorawright.train import Start
 
-HERE = Path(__file__).parent
+SERVER = Path(__file__).parents[1] / "tools" / "rank_server.py"
 STRATEGIES = ["ddp", "zero1", "zero2", "zero3", "fsdp2"]
 # ZeRO-3 hands each adapter an input of its own, so that those of a block share no draw
 DROPOUT = dict.fromkeys(["none", *STRATEGIES], 0.05) | {"zero3": 0.0}
@@ -37,7 +40,7 @@ class Ranks:
         self.log = log
         with open(log, "wb") as words:
             self._process = subprocess.Popen(
-                [sys.executable, str(HERE / "rank_server.py")],
+                [sys.executable, str(SERVER)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=words,
@@ -48,17 +51,21 @@ class Ranks:
 
     def train(self, config: Config, start: Start = Start.NEW) -> RunFolder:
         job = train.prepare_only(config, start, Screen())
-        codes = self.ask(job, supervise.free_port())
-        assert codes == [0, 0], self.log.read_text()[-4000:]
+        assert self.ask([job, job]) == [0, 0], self.words()
         return RunFolder(Path(config.training.output))
 
-    def ask(self, job: Path, port: int, **other: int | str) -> list[int]:
+    def ask(self, jobs: list[Path], **other: int | str) -> list[int]:
+        """Exit codes of a process for each job."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        request = {"job": str(job), "num_ranks": 2, "first_rank": 0, "world_size": 2, "port": port}
+        request = {"jobs": [str(job) for job in jobs], "port": supervise.free_port()}
         self._process.stdin.write(json.dumps(request | other) + "\n")
         self._process.stdin.flush()
         codes: list[int] = json.loads(self._process.stdout.readline())
         return codes
+
+    def words(self) -> str:
+        """The last of what the processes have printed."""
+        return self.log.read_text()[-4000:]
 
     def close(self) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -201,8 +208,8 @@ def test_kill_and_resume_is_bit_equal(
     folder = RunFolder(Path(config.training.output))
     job = train.prepare_only(config, Start.NEW, Screen())
     strike = {"victim": victim, "signal": 9, "metrics": str(folder.metrics), "lines": lines}
-    codes = ranks.ask(job, supervise.free_port(), **strike)
-    assert codes[victim] == -9 and codes[1 - victim] in (1, -6), ranks.log.read_text()[-4000:]
+    codes = ranks.ask([job, job], **strike)
+    assert codes[victim] == -9 and codes[1 - victim] in (1, -6, -9), ranks.words()
     assert not folder.adapter.exists()
     ranks.train(config, Start.RESUME)
     assert_bit_equal(folder, undisturbed(strategy))
@@ -215,7 +222,71 @@ def test_sigterm_on_one_process_saves_and_stops_all(
     folder = RunFolder(Path(config.training.output))
     job = train.prepare_only(config, Start.NEW, Screen())
     strike = {"victim": 1, "signal": 15, "metrics": str(folder.metrics), "lines": 1}
-    assert ranks.ask(job, supervise.free_port(), **strike) == [0, 0]
+    assert ranks.ask([job, job], **strike) == [0, 0]
     assert checkpoint.latest(folder.checkpoints) is not None and not folder.adapter.exists()
+    ranks.train(config, Start.RESUME)
+    assert_bit_equal(folder, undisturbed("ddp"))
+
+
+@pytest.mark.slow
+def test_two_machines_take_the_same_steps(
+    ranks: Ranks, make_run: MakeRun, alone: Callable[[float], RunFolder]
+) -> None:
+    """Each machine has prepared for itself; they meet over the network, here the loopback."""
+    first = make_run("zero1", num_machines=2)
+    settings = first.distributed.model_copy(update={"machine_rank": 1})
+    second = first.model_copy(update={"distributed": settings})
+    jobs = [train.prepare_only(config, Start.NEW, Screen()) for config in (first, second)]
+    assert len(set(jobs)) == 2
+    assert ranks.ask(jobs) == [0, 0], ranks.words()
+    assert_equal(RunFolder(Path(first.training.output)), alone(DROPOUT["zero1"]), 1e-5)
+
+
+def test_machines_with_other_data_do_not_begin(
+    ranks: Ranks, make_run: MakeRun, tmp_path: Path
+) -> None:
+    config = make_run("ddp", num_machines=2)
+    rest = write_jsonl(tmp_path / "train.jsonl", rows(NUM_ROWS - 1))
+    settings = config.distributed.model_copy(update={"machine_rank": 1})
+    data = config.data.model_copy(update={"train": str(rest)})
+    other = config.model_copy(update={"distributed": settings, "data": data})
+    jobs = [train.prepare_only(one, Start.NEW, Screen()) for one in (config, other)]
+    assert ranks.ask(jobs) == [1, 1]
+    assert "rank 1: its run is another one than rank 0's: data was" in ranks.words()
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero1"])
+def test_a_step_that_is_not_finite_is_not_applied(
+    strategy: str, ranks: Ranks, make_run: MakeRun
+) -> None:
+    config = make_run(strategy, learning_rate=1e30, max_grad_norm=0.0, save_steps=50)
+    job = train.prepare_only(config, Start.NEW, Screen())
+    assert ranks.ask([job, job]) == [1, 1]
+    assert "train.jsonl:" in ranks.words() and "is nan" in ranks.words()
+    folder = RunFolder(Path(config.training.output))
+    assert not folder.adapter.exists() and checkpoint.latest(folder.checkpoints) is None
+
+
+@pytest.mark.slow
+def test_a_launched_run_names_the_process_that_was_killed(
+    ranks: Ranks, make_run: MakeRun, undisturbed: Callable[[str], RunFolder]
+) -> None:
+    """All the way: accelerate starts two processes, one is killed, the run ends and is resumed."""
+    config = make_run("ddp")
+    folder = RunFolder(Path(config.training.output))
+
+    class Killing(Screen):
+        def line(self, line: dict[str, float]) -> None:
+            if line["step"] == 1 and "loss" in line:
+                beats = {beat.rank: beat.pid for beat in self.beats()}
+                os.kill(beats[1], signal.SIGKILL)
+
+        def beats(self) -> list[control.Beat]:
+            job = Job.read(folder.path / "launch" / "job.json")
+            assert job.control is not None
+            return control.read_beats(job.control)
+
+    with pytest.raises(TrainError, match=r"process 1 \(pid \d+\) is gone without a word"):
+        train.run(config, screen=Killing())
     ranks.train(config, Start.RESUME)
     assert_bit_equal(folder, undisturbed("ddp"))

@@ -22,7 +22,7 @@ TWINS = [
     for path in DOCS
     if path.name.endswith(".zh-CN.md")
 ]
-VERBS = {str(command.callback.__name__) for command in app.registered_commands}
+VERBS = {str(command.callback.__name__).replace("_", "-") for command in app.registered_commands}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 CALL = re.compile(r"(?:^|`)lorawright (?!-)([\w.-]+)", re.MULTILINE)

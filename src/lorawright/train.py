@@ -157,7 +157,7 @@ def run_rank(job: Job, screen: Screen, pulse: Pulse | None) -> tuple[float, int 
     prepared = prepare.reopen(job.prepared)
     ready = Ready(prepared, resolved, make_plan(resolved.config, prepared.train), job.model_folder)
     folder = RunFolder(Path(resolved.config.training.output))
-    with stop_on_signals() as stop:
+    with stop_on_signals(patient=pulse is not None) as stop:
         ended = _train(job, ready, folder, screen, stop, group=group, pulse=pulse)
     distributed.leave()
     return ended

@@ -326,7 +326,9 @@ class _StepGuard(TrainerCallback):  # type: ignore[misc] # transformers is follo
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         gradients = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
-        if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+        # DeepSpeed has stepped, or refused to, inside `backward`
+        refused = self.trainer.accelerator.optimizer_step_was_skipped
+        if refused or not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
             raise TrainError(
                 f"the gradient of step {state.global_step + 1} is not finite",
                 where=self.trainer.addresses(state.global_step),

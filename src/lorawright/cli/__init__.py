@@ -15,6 +15,7 @@ from lorawright.cli.evaluate import evaluate
 from lorawright.cli.export import export
 from lorawright.cli.init import init
 from lorawright.cli.inspect import inspect
+from lorawright.cli.launch_script import launch_script
 from lorawright.cli.merge import merge
 from lorawright.cli.plan import plan
 from lorawright.cli.push import push
@@ -45,6 +46,7 @@ VERBS = (
     inspect,
     plan,
     train,
+    launch_script,
     evaluate,
     merge,
     export,
