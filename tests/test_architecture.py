@@ -34,11 +34,23 @@ LAYERS: list[set[str]] = [
     },
     {"strategy"},
     {"launch", "distributed", "supervise"},
-    {"model", "resolve", "passes", "run_folder", "view", "prepare", "starter", "quickstart"},
-    {"trainer", "talk", "doctor", "resume", "job", "mishaps"},
-    {"screen", "launcher"},
-    {"ranks", "settle"},
-    {"train"},
+    {
+        "model",
+        "resolve",
+        "passes",
+        "run_folder",
+        "view",
+        "prepare",
+        "starter",
+        "quickstart",
+        "eval_chats",
+        "divergence",
+    },
+    {"trainer", "talk", "doctor", "resume", "job", "mishaps", "run_facts"},
+    {"screen", "launcher", "report", "card", "serve"},
+    {"ranks", "ready", "push", "handover", "adapter"},
+    {"train", "evaluate", "merge"},
+    {"probe", "export", "eject"},
     {"cli"},
     {"__main__", "__init__"},
 ]
@@ -130,7 +142,10 @@ def test_torch_stays_unloaded(code: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
-VERBS = "quickstart init recipes check inspect plan train chat doctor"
+VERBS = (
+    "quickstart init recipes check inspect plan train evaluate merge export chat report push "
+    "eject doctor"
+)
 
 
 def test_verbs_are_frozen() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from lorawright import attention, settle, train
+from lorawright import attention, ready, train
 from lorawright.attention import PassShape, VarlenIndex
 from lorawright.config import Config
 from lorawright.layout import MIN_SAVED_TOKENS, Pass, PassKind, lay_out
@@ -165,7 +165,7 @@ def test_sharing_leaves_the_steps_as_they_are(
         gradient_checkpointing=how == "checkpointing",
         output=str(tmp_path / "shared"),
     )
-    plan = settle.get_ready(shared, Screen()).plan
+    plan = ready.get_ready(shared, Screen()).plan
     kinds = {one.kind for step in plan for one in step.passes[0]}
     assert (PassKind.COLLECT in kinds) == (how != "in a pass")
     assert sum(s.num_computed_tokens for s in plan) < 0.6 * sum(s.num_tokens for s in plan)

@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from lorawright import attention, checkpoint, head, hub, mishaps, resolve, settle, train
+from lorawright import attention, checkpoint, head, hub, mishaps, resolve, train
+from lorawright import ready as ready_stage
 from lorawright.config import Config
 from lorawright.errors import ConfigError, RunFolderError, TrainError
 from lorawright.hardware import Device
@@ -80,7 +81,7 @@ def test_loss_is_the_mean_over_the_steps_trained_tokens(make_config: MakeConfig)
     """The first loss is Transformers' own cross-entropy over the same chats."""
     config = make_config(num_rows=6)
     result = train.run(config)
-    ready = settle.get_ready(config, Screen())
+    ready = ready_stage.get_ready(config, Screen())
     model = AutoModelForCausalLM.from_pretrained(hub.model_folder("tiny"), dtype=torch.float32)
     total = 0.0
     for chat in ready.prepared.train:
@@ -275,7 +276,7 @@ def test_run_folder_is_complete(make_config: MakeConfig) -> None:
 
 
 def test_out_of_memory_names_the_setting(make_config: MakeConfig) -> None:
-    ready = settle.get_ready(make_config(), Screen())
+    ready = ready_stage.get_ready(make_config(), Screen())
     with pytest.raises(TrainError) as caught, mishaps.out_of_memory(ready.resolved):
         raise torch.OutOfMemoryError("CUDA out of memory")
     assert "the estimate was" in caught.value.what

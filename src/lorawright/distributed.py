@@ -12,14 +12,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from lorawright.config.schema import DistributedSettings, Dtype, Strategy
 from lorawright.errors import TrainError
 from lorawright.hardware import Device
 from lorawright.strategy import DEEPSPEED
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers.utils import ModelOutput
 
@@ -155,6 +156,26 @@ def chunked_loss(
     return Sums(loss, hits, entropy)
 
 
+@torch.no_grad()
+def token_losses(
+    hidden_PH: torch.Tensor,
+    weight_VH: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    targets_P: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """-log p(target) of each of P positions in float32, and whether it is the most likely token."""
+    losses: list[torch.Tensor] = []
+    hits: list[torch.Tensor] = []
+    for start in range(0, len(targets_P), CHUNK):
+        targets_C = targets_P[start : start + CHUNK]
+        logits_CV = nn.functional.linear(
+            hidden_PH[start : start + CHUNK].to(weight_VH.dtype), weight_VH, bias_V
+        ).float()
+        losses.append(nn.functional.cross_entropy(logits_CV, targets_C, reduction="none"))
+        hits.append(logits_CV.argmax(-1) == targets_C)
+    return torch.cat(losses), torch.cat(hits)
+
+
 def fits(model: Any) -> bool:
     """Whether the head is a plain product: no scaled or capped logits behind it."""
     config = model.config.get_text_config()
@@ -191,13 +212,13 @@ def install(base: Any) -> None:
             return passed_on(*args, **kwargs)
         hidden_TH = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state[0]
         head = self.get_output_embeddings()
-        loss_sum, num_hits, entropy_sum = head(
+        loss, hits, entropy = head(
             hidden_TH[positions_P],
             targets_P=targets_P,
             weights_P=weights_P,
             with_entropy=with_entropy,
         )
-        return HeadOutput(loss_sum=loss_sum, num_hits=num_hits, entropy_sum=entropy_sum)
+        return HeadOutput(loss_sum=loss, num_hits=hits, entropy_sum=entropy)
 
     base.forward = types.MethodType(forward, base)
     _score_inside(base.get_output_embeddings())
@@ -211,11 +232,20 @@ def _score_inside(head: Any) -> None:
     passed_on = head.forward
 
     def forward(
-        self: Any, hidden_PH: Any, *, targets_P: torch.Tensor | None = None, **given: Any
+        self: Any,
+        hidden_PH: Any,
+        *,
+        targets_P: torch.Tensor | None = None,
+        weights_P: torch.Tensor | None = None,
+        with_entropy: bool = False,
     ) -> Any:
         if targets_P is None:
             return passed_on(hidden_PH)
-        return chunked_loss(hidden_PH, _whole(self.weight), _whole(self.bias), targets_P, **given)
+        weight_VH, bias_V = _whole(self.weight), _whole(self.bias)
+        sums = chunked_loss(
+            hidden_PH, weight_VH, bias_V, targets_P, weights_P, with_entropy=with_entropy
+        )
+        return sums.loss, sums.hits, sums.entropy  # ZeRO-3's hooks want a tuple
 
     head.forward = types.MethodType(forward, head)
 

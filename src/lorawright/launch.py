@@ -72,6 +72,34 @@ def runnable(command: list[str], port: int | None) -> list[str]:
     return [sys.executable, "-m", "accelerate.commands.launch", *extra, *command[2:]]
 
 
+def environment(config: Config, folder: Path) -> dict[str, str]:
+    """What `accelerate launch` would tell processes that torchrun has started."""
+    found = {"ACCELERATE_MIXED_PRECISION": "no"}
+    if config.distributed.strategy in DEEPSPEED:
+        return found | {
+            "ACCELERATE_USE_DEEPSPEED": "true",
+            "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(folder / DEEPSPEED_FILE),
+            "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false",
+        }
+    if config.distributed.strategy is Strategy.FSDP2:
+        found["ACCELERATE_USE_FSDP"] = "true"
+        for name, value in _fsdp(config.distributed).items():
+            found[name.upper()] = value if isinstance(value, str) else str(value).lower()
+    return found
+
+
+def _fsdp(settings: DistributedSettings) -> dict[str, Any]:
+    return {
+        "fsdp_version": 2,
+        "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "fsdp_reshard_after_forward": True,
+        "fsdp_cpu_ram_efficient_loading": False,
+        "fsdp_offload_params": settings.offload_parameters,
+        "fsdp_state_dict_type": "FULL_STATE_DICT",  # SHARDED would save no adapter
+        "fsdp_activation_checkpointing": False,
+    }
+
+
 def _accelerate(config: Config, device: Device, folder: Path) -> dict[str, Any]:
     settings = config.distributed
     found: dict[str, Any] = {
@@ -99,15 +127,7 @@ def _accelerate(config: Config, device: Device, folder: Path) -> dict[str, Any]:
         return found | {
             "distributed_type": "FSDP",
             "mixed_precision": "no",  # autocast is our trainer's, the same for every strategy
-            "fsdp_config": {
-                "fsdp_version": 2,
-                "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-                "fsdp_reshard_after_forward": True,
-                "fsdp_cpu_ram_efficient_loading": False,
-                "fsdp_offload_params": settings.offload_parameters,
-                "fsdp_state_dict_type": "FULL_STATE_DICT",  # SHARDED would save no adapter
-                "fsdp_activation_checkpointing": False,
-            },
+            "fsdp_config": _fsdp(settings),
         }
     # MULTI_CPU would start a single process (accelerate 1.15 wants mpirun for it)
     return found | {

@@ -5,9 +5,7 @@ result = train.run(load("config.yaml").config)
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
 import time
 from dataclasses import dataclass
@@ -17,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from lorawright import (
+    adapter,
     chat,
     checkpoint,
     compiled,
     distributed,
+    handover,
     hub,
     launch,
     launcher,
@@ -29,18 +29,30 @@ from lorawright import (
     prepare,
     ranks,
     resume,
-    settle,
 )
 from lorawright.config.schema import Config, Strategy
 from lorawright.control import Pulse
 from lorawright.distributed import ALONE, Group
 from lorawright.job import Job
+from lorawright.model import Trainable
 from lorawright.plan import Plan
+from lorawright.ready import (
+    Ready,
+    estimate_seconds,
+    evaluation_plan,
+    get_ready,
+    make_plan,
+    planned_seconds,
+)
 from lorawright.run_folder import RunFolder
-from lorawright.screen import Relay, Screen, replay
-from lorawright.settle import Ready, evaluation_plan, get_ready, make_plan
+from lorawright.screen import Screen, replay
 from lorawright.signals import Stop, stop_on_signals
 from lorawright.trainer import PlannedTrainer, Watcher, own_autocast, sft_config
+
+__all__ = [
+    "Ready", "Result", "Screen", "Start", "describe", "estimate_seconds", "evaluation_plan",
+    "get_ready", "make_plan", "prepare_only", "run", "run_rank", "settle",
+]  # fmt: skip
 
 NUM_COMPARED = 32  # chats that both tokenizers read before training
 
@@ -82,51 +94,69 @@ def run(config: Config, *, start: Start = Start.NEW, screen: Screen | None = Non
         LorawrightError: With an address and a hint, whatever was wrong.
     """
     screen = screen or Screen()
+    ready, job = settle(config, start, screen)
     folder = RunFolder(Path(config.training.output))
-    if start is Start.NEW:
-        folder.refuse_if_taken()
-    ready = get_ready(config, screen)
-    _sft_config(ready, folder)  # what TRL refuses, before anything is fetched or started
-    base_folder = _base_folder(ready.config)
-    identity = _identity(ready, base_folder)
-    resume_from = _resume_point(folder, identity, start, screen)
-    job = Job(
-        ready.resolved,
-        ready.prepared.folder,
-        ready.model_folder,
-        base_folder,
-        identity,
-        resume_from,
-    )
     overwrite = start is Start.OVERWRITE
     with stop_on_signals() as stop, mishaps.removed_on_error(folder):
         if launch.is_launched(ready.config):
             seconds, stopped_by = _launch(job, ready, folder, screen, stop, overwrite=overwrite)
         else:
             seconds, stopped_by = _train(job, ready, folder, screen, stop, overwrite=overwrite)
-    return _result(folder, ready.plan, seconds, stopped_by)
+    result = _result(folder, ready.plan, seconds, stopped_by)
+    handover.end(folder, seconds, None if result.stopped_by is None else result.stopped_by.name)
+    return result
 
 
-def run_rank(job: Job, pulse: Pulse) -> tuple[float, int | None]:
-    """Trains as one of the processes that `run` has started, here or on another machine.
+def settle(config: Config, start: Start, screen: Screen) -> tuple[Ready, Job]:
+    """Everything that is decided before a process trains: chats, settings, plan, resume point.
+
+    The run folder is machine 0's to judge; the others go by what it has found.
+    """
+    folder = RunFolder(Path(config.training.output))
+    leads = config.distributed.machine_rank == 0
+    if start is Start.NEW and leads:
+        folder.refuse_if_taken()
+    ready = get_ready(config, screen)
+    _sft_config(ready, folder)  # what TRL refuses, before anything is fetched or started
+    base_folder = _base_folder(ready.config)
+    identity = _identity(ready, base_folder)
+    resume_from = _resume_point(folder, identity, start, screen) if leads else None
+    prepared = ready.prepared.folder
+    return ready, Job(
+        ready.resolved, prepared, ready.model_folder, base_folder, identity, resume_from
+    )
+
+
+def prepare_only(config: Config, start: Start, screen: Screen) -> Path:
+    """Settles a run and writes what its processes read, for another launcher to start them.
+
+    Returns:
+        The job file: `torchrun … --module lorawright.cli.rank JOB`.
+    """
+    _, job = settle(config, start, screen)
+    folder = RunFolder(Path(config.training.output))
+    if start is Start.OVERWRITE and config.distributed.machine_rank == 0:
+        folder.clear()
+    return launcher.write_files(job, folder) / launch.JOB
+
+
+def run_rank(job: Job, screen: Screen, pulse: Pulse | None) -> tuple[float, int | None]:
+    """Trains as one of several processes, here or on another machine.
 
     Args:
-        job: As the launcher has settled it.
+        job: As its launcher has settled it.
+        screen: Shown what rank 0 does; silent for the others.
         pulse: Told of all progress.
 
     Returns:
         Seconds of training, and the signal that ended it early.
     """
-    pulse("joining the other processes")
-    config = job.resolved.config
-    group = distributed.join(config.distributed, job.resolved.hardware.device)
+    group = distributed.join(job.resolved.config.distributed, job.resolved.hardware.device)
     job = ranks.agree(job, group)
     resolved = job.resolved
     prepared = prepare.reopen(job.prepared)
     ready = Ready(prepared, resolved, make_plan(resolved.config, prepared.train), job.model_folder)
     folder = RunFolder(Path(resolved.config.training.output))
-    assert job.control is not None
-    screen = Relay(job.control) if group.is_main else Screen()
     with stop_on_signals() as stop:
         ended = _train(job, ready, folder, screen, stop, group=group, pulse=pulse)
     distributed.leave()
@@ -136,7 +166,7 @@ def run_rank(job: Job, pulse: Pulse) -> tuple[float, int | None]:
 def _launch(
     job: Job, ready: Ready, folder: RunFolder, screen: Screen, stop: Stop, *, overwrite: bool
 ) -> tuple[float, int | None]:
-    if overwrite:
+    if overwrite and ready.config.distributed.machine_rank == 0:
         folder.clear()
     return launcher.run(job, folder, stop, lambda event: replay(event, screen, ready.plan))
 
@@ -160,7 +190,7 @@ def _train(
         if overwrite:
             folder.clear()
         if group.is_main:
-            _write_facts(folder, ready, job.identity)
+            _write_facts(folder, ready, job.identity, model.count(wrapped))
         group.barrier()
         watcher = ranks.watcher(job, folder, screen, stop, group)
         trainer = _build_trainer(ready, wrapped, args, watcher)
@@ -176,7 +206,7 @@ def _train(
         screen.end()
         if trainer.state.global_step < len(ready.plan):
             return seconds, group.highest(stop.number or 0) or None
-        _save_adapter(trainer, ready.config, folder, group)
+        adapter.save(trainer, ready.config, folder, group)
     return seconds, None
 
 
@@ -184,7 +214,7 @@ def describe(ready: Ready, command: list[str]) -> dict[str, Any]:
     """What `train --dry-run` prints: all settings in everyone's terms; nothing is loaded."""
     config = ready.config
     args = _sft_config(ready, RunFolder(Path(config.training.output)))
-    adapter = model.lora_config(config.lora).to_dict()
+    lora = model.lora_config(config.lora).to_dict()
     place = launch.launch_folder(Path(config.training.output), config.distributed)
     files = launch.files(config, ready.resolved.hardware.device, place)
     return {
@@ -193,8 +223,7 @@ def describe(ready: Ready, command: list[str]) -> dict[str, Any]:
         "num_steps": ready.plan.num_steps,
         "sft_config": args.to_dict(),
         "lora_config": {
-            name: sorted(value) if isinstance(value, set) else value
-            for name, value in adapter.items()
+            name: sorted(value) if isinstance(value, set) else value for name, value in lora.items()
         },
         "launch": {
             "command": launch.command(place) if launch.is_launched(config) else command,
@@ -224,7 +253,7 @@ def _load_model(ready: Ready, folder: Path, screen: Screen) -> Any:
         base = model.load_base(config.model, folder, device, training=True)
     partitioned = config.distributed.strategy is Strategy.ZERO3
     wrapped = model.add_adapter(base, config.lora, config.training.seed, partitioned=partitioned)
-    compiles, reason = compiled.pays(config.training.compile, settle.quick_seconds(ready), device)
+    compiles, reason = compiled.pays(config.training.compile, planned_seconds(ready), device)
     if compiles:
         screen.note(compiled.install(wrapped, device) or f"norms are compiled: {reason}")
     return wrapped
@@ -258,7 +287,9 @@ def _load_tokenizer(ready: Ready) -> Any:
     return found
 
 
-def _write_facts(folder: RunFolder, ready: Ready, identity: dict[str, Any]) -> None:
+def _write_facts(
+    folder: RunFolder, ready: Ready, identity: dict[str, Any], trainable: Trainable
+) -> None:
     folder.write_facts(
         ready.config,
         ready.resolved.reasons,
@@ -267,6 +298,9 @@ def _write_facts(folder: RunFolder, ready: Ready, identity: dict[str, Any]) -> N
         ready.prepared.certificate,
         ready.prepared.rejected,
         identity["base_weights"],
+    )
+    handover.start(
+        folder, ready.resolved, ready.plan, ready.prepared, ready.model_folder, trainable
     )
 
 
@@ -287,33 +321,6 @@ def _resume_point(
         screen.note(text)
     folder.rewind_metrics(0 if latest is None else checkpoint.step_of(latest))
     return latest
-
-
-def _save_adapter(trainer: PlannedTrainer, config: Config, folder: RunFolder, group: Group) -> None:
-    """adapter/: complete or absent, naming the base as the user names it."""
-    work = folder.path / "adapter.tmp"
-    if group.is_main:
-        shutil.rmtree(work, ignore_errors=True)
-    group.barrier()
-    trainer.save_model(str(work))  # all processes: each may hold a part of the adapter
-    group.barrier()
-    if not group.is_main:
-        return
-    (work / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing here reads it
-    settings = json.loads((work / "adapter_config.json").read_text(encoding="utf-8"))
-    settings["base_model_name_or_path"] = base_name(config.model.name)
-    settings["revision"] = config.model.revision
-    (work / "adapter_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
-    shutil.rmtree(folder.adapter, ignore_errors=True)
-    work.rename(folder.adapter)
-
-
-def base_name(name: str) -> str:
-    """How an adapter names its base: a hub id as it is, a folder by its whole path."""
-    if name == hub.TINY:
-        return str(hub.model_folder(name))
-    path = Path(name).expanduser()
-    return str(path.resolve()) if path.exists() else name
 
 
 def _result(folder: RunFolder, plan: Plan, seconds: float, stopped_by: int | None) -> Result:

@@ -254,20 +254,20 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         started = time.perf_counter()
         model = self.model_wrapped
         model.eval()
-        sums_K = torch.zeros(3, dtype=torch.float64, device=self.args.device)
-        rank = self.args.process_index
+        sums_K = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        num_targets, rank = 0, self.args.process_index
         for step in self.eval_plan.evaluation():
             for tensors in step_tensors(step, rank, self.eval_chats, self.implementation):
                 with self.compute_loss_context_manager():
                     output = model(**self._prepare_inputs(tensors))
                 sums_K[0] += output["loss_sum"]
                 sums_K[1] += output["num_hits"]
-                sums_K[2] += tensors["weights_P"].sum()
-        loss_sum, num_hits, num_targets = self.accelerator.reduce(sums_K, "sum").tolist()
+            num_targets += step.num_trained_tokens
+        loss_sum, num_hits = self.accelerator.reduce(sums_K, "sum").tolist()
         metrics = {
             "eval_loss": loss_sum / num_targets,
             "eval_token_accuracy": num_hits / num_targets,
-            "eval_trained_tokens": int(num_targets),
+            "eval_trained_tokens": num_targets,
             "eval_seconds": time.perf_counter() - started,
         }
         self.log(metrics)
@@ -278,12 +278,15 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the steps since the last line amount to."""
         if "loss" in logs:
-            hits = torch.tensor(sum(record.num_hits for record in self.records))
-            num_hits = self.accelerator.reduce(hits.to(self.args.device), "sum")
-            logs |= _summary(self.records, int(num_hits))
+            logs |= _summary(self.records, self._over_ranks)
             self.records.clear()
         super().log(logs, start_time)
         self.watcher.on_log({"step": self.state.global_step, **logs})
+
+    def _over_ranks(self, value: float) -> float:
+        """Its sum over all processes."""
+        own = torch.tensor(value, dtype=torch.float64, device=self.args.device)
+        return float(self.accelerator.reduce(own, "sum"))
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: Transformers' estimate takes padded rectangles for granted."""
@@ -293,16 +296,17 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         """Not in checkpoints; TRL writes one into each."""
 
 
-def _summary(records: list[StepRecord], num_hits: int) -> dict[str, float]:
+def _summary(records: list[StepRecord], over_ranks: Callable[[float], float]) -> dict[str, float]:
     seconds = sum(record.seconds for record in records)
     num_tokens = sum(record.num_tokens for record in records)
     num_trained = sum(record.num_trained_tokens for record in records)
+    num_hits = sum(record.num_hits for record in records)
     entropies = [record.entropy_sum for record in records if record.entropy_sum is not None]
     return {
-        **({"entropy": sum(entropies) / num_trained} if entropies else {}),
+        **({"entropy": over_ranks(sum(entropies)) / num_trained} if entropies else {}),
         "tokens": num_tokens,
         "trained_tokens": num_trained,
-        "token_accuracy": num_hits / num_trained,
+        "token_accuracy": over_ranks(num_hits) / num_trained,
         "tokens_per_second": num_tokens / seconds,
         "seconds": seconds,
     }

@@ -19,6 +19,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from lorawright.chat.forged import unmark
 from lorawright.chat.marks import TurnMarks
@@ -130,6 +131,36 @@ def _untrained_messages(rendering: Rendering, conversation: Conversation, text: 
             raise Refusal(f"messages[{index}]", "is not a stretch of its own in the rendered chat")
         spans.append((len(before), len(upto)))
     return spans
+
+
+def turns(
+    ids: Sequence[int], marks: TurnMarks, conversation: Conversation
+) -> list[tuple[Role, Span]]:
+    """What each turn of the chat says: its role and positions from behind the header to the end.
+
+    A header counts as long as the assistant's. Turns behind the end of cut ids are left out.
+
+    Raises:
+        Refusal: The ids have more turns than the chat.
+    """
+    array = np.asarray(ids, dtype=np.int64)
+    starts = [int(p) for p in np.flatnonzero(array == marks.core_ids[0])]
+    given = conversation.messages[0].role is Role.SYSTEM
+    roles = [Role.SYSTEM] * (0 if given else marks.num_default_turns)
+    last = -1
+    for message, number in zip(
+        conversation.messages, _turn_numbers(conversation, marks), strict=True
+    ):
+        roles += [message.role] if number > last else []
+        last = number
+    if len(starts) > len(roles):
+        raise Refusal("messages", f"{len(roles)} turns in the chat, but {len(starts)} in the ids")
+    found: list[tuple[Role, Span]] = []
+    for role, (start, stop) in zip(roles, pairwise([*starts, len(array)]), strict=False):
+        ends = np.flatnonzero(array[start:stop] == marks.end_id)
+        end = start + int(ends[-1]) + 1 if ends.size else stop
+        found.append((role, (min(start + len(marks.header_ids), end), end)))
+    return found
 
 
 def by_ids(

@@ -10,11 +10,17 @@ import typer
 from lorawright.cli.chat import chat
 from lorawright.cli.check import check
 from lorawright.cli.doctor import doctor
+from lorawright.cli.eject import eject
+from lorawright.cli.evaluate import evaluate
+from lorawright.cli.export import export
 from lorawright.cli.init import init
 from lorawright.cli.inspect import inspect
+from lorawright.cli.merge import merge
 from lorawright.cli.plan import plan
+from lorawright.cli.push import push
 from lorawright.cli.quickstart import quickstart
 from lorawright.cli.recipes import recipes
+from lorawright.cli.report import report
 from lorawright.cli.train import train
 from lorawright.errors import LorawrightError
 
@@ -31,7 +37,24 @@ app = typer.Typer(
     epilog="Exit codes: 0 fine; 1 the data, the check or the run failed; 2 the config or the "
     "command line is wrong. Errors show a Python traceback with --traceback.",
 )
-for verb in (quickstart, init, recipes, check, inspect, plan, train, chat, doctor):
+VERBS = (
+    quickstart,
+    init,
+    recipes,
+    check,
+    inspect,
+    plan,
+    train,
+    evaluate,
+    merge,
+    export,
+    chat,
+    report,
+    push,
+    eject,
+    doctor,
+)
+for verb in VERBS:
     app.command()(verb)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lorawright.control import End
+    from lorawright.screen import Screen
 
 LOST = (  # how gloo, NCCL and torch's store say that another process is gone
     "gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe",
@@ -24,27 +25,41 @@ LOST = (  # how gloo, NCCL and torch's store say that another process is gone
 
 
 def main(path: str) -> int:
-    """Trains as one rank; says how it ended in the control folder."""
-    from lorawright import control
+    """Trains as one rank; says how it ended to the launcher, or on the terminal."""
+    from lorawright import control, launch
+    from lorawright.cli import console
     from lorawright.cli.quiet import quiet
     from lorawright.job import Job
 
     job = Job.read(Path(path))
-    assert job.control is not None
-    rank = int(os.environ["RANK"])
-    pulse = control.Pulse(job.control, rank, job.launcher_pid)
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ:  # torchrun has started us
+        os.environ.update(launch.environment(job.resolved.config, Path(path).parent))
+    rank, folder = int(os.environ["RANK"]), job.control
+    pulse = None if folder is None else control.Pulse(folder, rank, job.launcher_pid)
     faulthandler.register(signal.SIGUSR1)  # the launcher asks where a process hangs
     quiet()
     from lorawright import train
 
     try:
-        seconds, stopped_by = train.run_rank(job, pulse)
+        seconds, stopped_by = train.run_rank(job, _screen(rank, folder), pulse)
         end = control.End(rank, time.time(), stopped_by=stopped_by, seconds=seconds)
     except (Exception, KeyboardInterrupt) as error:  # the outermost edge of this process
         traceback.print_exc()
         end = _end(rank, error)
-    control.write_end(job.control, end)
+    if folder is not None:
+        control.write_end(folder, end)
+    elif end.error is not None:
+        console.note(f"rank {rank}: {end.error['what']}")
     return 0 if end.error is None else 1
+
+
+def _screen(rank: int, folder: Path | None) -> Screen:
+    from lorawright.cli.screen import TrainScreen
+    from lorawright.screen import Relay, Screen
+
+    if rank != 0:
+        return Screen()
+    return TrainScreen() if folder is None else Relay(folder)
 
 
 def _end(rank: int, error: BaseException) -> End:

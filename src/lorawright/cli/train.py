@@ -17,7 +17,7 @@ from lorawright.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from lorawright.train import Result
+    from lorawright.train import Result, Start
 
 
 def train(
@@ -36,6 +36,10 @@ def train(
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be run, and stop.")
+    ] = False,
+    prepare_only: Annotated[
+        bool,
+        typer.Option("--prepare-only", help="Write what torchrun's processes read, and stop."),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -59,29 +63,41 @@ def train(
         given = [part for override in overrides for part in ("--set", override)]
         _dry_run(["lorawright", "train", config, *given], settings, json)
         return
-    start = (
-        stage.Start.OVERWRITE
-        if overwrite
-        else stage.Start.RESUME_ANYWAY
-        if resume_anyway
-        else stage.Start.RESUME
-        if resume
-        else stage.Start.NEW
-    )
+    start = _start(overwrite=overwrite, resume=resume, resume_anyway=resume_anyway)
     with TrainScreen(quiet=json) as screen:
+        if prepare_only:
+            job = stage.prepare_only(settings, start, screen)
+            console.out().print(str(job), markup=False)
+            return
         result = stage.run(settings, start=start, screen=screen)
     if json:
         console.print_json(_as_json(result))
     elif result.stopped_by is None:
         print_result(result)
     if result.stopped_by is not None:
-        again = "".join(f"--set {shlex.quote(override)} " for override in overrides)
-        console.err().print(
-            f"stopped by {result.stopped_by.name}, saved; go on with: "
-            f"lorawright train {shlex.quote(config)} {again}--resume",
-            markup=False,
-        )
+        _say_how_to_go_on(config, overrides, result.stopped_by.name)
         raise typer.Exit(130 if result.stopped_by.name == "SIGINT" else 0)
+
+
+def _start(*, overwrite: bool, resume: bool, resume_anyway: bool) -> Start:
+    from lorawright.train import Start
+
+    if overwrite:
+        return Start.OVERWRITE
+    if resume_anyway:
+        return Start.RESUME_ANYWAY
+    return Start.RESUME if resume else Start.NEW
+
+
+def _say_how_to_go_on(config: str, overrides: list[str], signal: str) -> None:
+    from lorawright.cli import console
+
+    again = "".join(f"--set {shlex.quote(override)} " for override in overrides)
+    console.err().print(
+        f"stopped by {signal}, saved; go on with: "
+        f"lorawright train {shlex.quote(config)} {again}--resume",
+        markup=False,
+    )
 
 
 def print_result(result: Result) -> None:
@@ -94,6 +110,7 @@ def print_result(result: Result) -> None:
         f"loss {result.first_loss:.4f} → {result.last_loss:.4f}{evaluation}"
     )
     out.print(f"adapter: {result.folder.adapter}", markup=False)
+    out.print(f"report:  {result.folder.path / 'report.html'}", markup=False)
     out.print(f"try it:  lorawright chat {result.folder.path}", markup=False)
 
 
@@ -112,7 +129,6 @@ def _as_json(result: Result) -> dict[str, object]:
 
 def _dry_run(command: list[str], settings: object, json: bool) -> None:
     """The resolved config, TRL's and PEFT's, and the command; nothing is loaded or written."""
-    from lorawright import settle
     from lorawright import train as stage
     from lorawright.cli import console
     from lorawright.config import Config
@@ -120,7 +136,7 @@ def _dry_run(command: list[str], settings: object, json: bool) -> None:
     from lorawright.screen import Screen
 
     assert isinstance(settings, Config)
-    ready = settle.get_ready(settings, Screen())
+    ready = stage.get_ready(settings, Screen())
     facts = stage.describe(ready, command)
     if json:
         console.print_json(facts)

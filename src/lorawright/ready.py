@@ -1,4 +1,4 @@
-"""A run that is settled before a model is loaded: its chats, its settings, its plan, its cost."""
+"""A run that is settled before a model is loaded: chats, resolved settings, plan, time."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class Totals:
 
     Attributes:
         num_passes: All ranks' passes.
+        largest_pass: Tokens of the largest of them.
         num_tokens: Tokens of all its chats, epoch by epoch.
         num_trained_tokens: Of these, the trained ones.
         num_computed_tokens: Tokens that go through the model: shared prefixes once.
@@ -44,6 +45,7 @@ class Totals:
     """
 
     num_passes: int
+    largest_pass: int
     num_tokens: int
     num_trained_tokens: int
     num_computed_tokens: int
@@ -98,6 +100,7 @@ def totals(plan: Plan) -> Totals:
     factor = plan.num_steps / len(steps)
     return Totals(
         num_passes=round(factor * sum(len(rank) for step in steps for rank in step.passes)),
+        largest_pass=max(one.num_tokens for s in steps for rank in s.passes for one in rank),
         num_tokens=round(factor * sum(step.num_tokens for step in steps)),
         num_trained_tokens=round(factor * sum(step.num_trained_tokens for step in steps)),
         num_computed_tokens=round(factor * sum(step.num_computed_tokens for step in steps)),
@@ -105,14 +108,9 @@ def totals(plan: Plan) -> Totals:
     )
 
 
-def quick_seconds(ready: Ready) -> float | None:
-    """`seconds` without counting the plan: as if nothing were shared."""
-    train, epochs = ready.prepared.train, ready.plan.num_steps / ready.plan.steps_per_epoch
-    num_tokens, num_trained = train.num_tokens_N.sum(), train.num_trained_N.sum()
-    return seconds(ready, int(num_tokens * epochs), int(num_trained * epochs))
-
-
-def seconds(ready: Ready, num_computed_tokens: int, num_trained_tokens: int) -> float | None:
+def estimate_seconds(
+    ready: Ready, num_computed_tokens: int, num_trained_tokens: int
+) -> float | None:
     """Time of the whole run, from one measured matrix product; None for unknown sizes."""
     shape = estimate.read_shape(ready.model_folder)
     if shape is None:
@@ -133,3 +131,10 @@ def seconds(ready: Ready, num_computed_tokens: int, num_trained_tokens: int) -> 
         shape.ffn,
     )
     return estimate.TIME_OVER_PRODUCTS * flops / speed / num_ranks
+
+
+def planned_seconds(ready: Ready) -> float | None:
+    """A quick estimate of the whole run, as if nothing were shared."""
+    train, epochs = ready.prepared.train, ready.plan.num_steps / ready.plan.steps_per_epoch
+    num_tokens, num_trained = train.num_tokens_N.sum(), train.num_trained_N.sum()
+    return estimate_seconds(ready, int(num_tokens * epochs), int(num_trained * epochs))

@@ -1,0 +1,221 @@
+"""The same run in several processes: real engines, two processes, the tiny model."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import rows, write_jsonl
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from lorawright import checkpoint, hub, supervise, train
+from lorawright.config import Config
+from lorawright.run_folder import RunFolder
+from lorawright.screen import Screen
+from lorawright.train import Start
+
+HERE = Path(__file__).parent
+STRATEGIES = ["ddp", "zero1", "zero2", "zero3", "fsdp2"]
+# ZeRO-3 hands each adapter an input of its own, so that those of a block share no draw
+DROPOUT = dict.fromkeys(["none", *STRATEGIES], 0.05) | {"zero3": 0.0}
+NUM_ROWS = 11  # in batches of 4: the last step of an epoch has 3 chats for two processes
+
+
+class Ranks:
+    """Two processes at a time, forked from one that has imported everything."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        with open(log, "wb") as words:
+            self._process = subprocess.Popen(
+                [sys.executable, str(HERE / "rank_server.py")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=words,
+                text=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+        assert self._process.stdout is not None and self._process.stdout.readline() == "ready\n"
+
+    def train(self, config: Config, start: Start = Start.NEW) -> RunFolder:
+        job = train.prepare_only(config, start, Screen())
+        codes = self.ask(job, supervise.free_port())
+        assert codes == [0, 0], self.log.read_text()[-4000:]
+        return RunFolder(Path(config.training.output))
+
+    def ask(self, job: Path, port: int, **other: int | str) -> list[int]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        request = {"job": str(job), "num_ranks": 2, "first_rank": 0, "world_size": 2, "port": port}
+        self._process.stdin.write(json.dumps(request | other) + "\n")
+        self._process.stdin.flush()
+        codes: list[int] = json.loads(self._process.stdout.readline())
+        return codes
+
+    def close(self) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+
+@pytest.fixture(scope="session")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    server = Ranks(tmp_path_factory.mktemp("ranks") / "log")
+    yield server
+    server.close()
+
+
+MakeRun = Callable[..., Config]
+
+
+@pytest.fixture(scope="session")
+def make_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeRun]:
+    """A config of its own folder; 3 steps of 4 chats in passes of one or two."""
+    data = tmp_path_factory.mktemp("data")
+    made = rows(NUM_ROWS + 3)
+    train_set = write_jsonl(data / "train.jsonl", made[:NUM_ROWS])
+    eval_set = write_jsonl(data / "eval.jsonl", made[NUM_ROWS:])
+
+    def make(
+        strategy: str, *, dropout: float | None = None, num_machines: int = 1, **training: object
+    ) -> Config:
+        number = 1 if strategy == "none" else 2
+        settings = {
+            "output": str(tmp_path_factory.mktemp("run") / "run"),
+            "epochs": 1,
+            "batch_size": 4,
+            "tokens_per_pass": 64,
+            "learning_rate": 2e-3,
+            "trackers": [],
+            "eval_steps": 2,
+            "save_steps": 1,
+            "gradient_checkpointing": False,
+            **training,
+        }
+        return Config.model_validate(
+            {
+                "model": {"name": "tiny", "dtype": "float32"},
+                "data": {"train": str(train_set), "eval": str(eval_set)},
+                "lora": {"dropout": DROPOUT[strategy] if dropout is None else dropout},
+                "training": settings,
+                "distributed": {
+                    "strategy": strategy,
+                    "num_processes": number,
+                    "num_machines": num_machines,
+                },
+            }
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORAWRIGHT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield make
+
+
+@pytest.fixture(scope="session")
+def alone(make_run: MakeRun) -> Callable[[float], RunFolder]:
+    """The run in one process, once a rate of dropout."""
+    return functools.cache(lambda dropout: train.run(make_run("none", dropout=dropout)).folder)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(ranks: Ranks, make_run: MakeRun) -> Callable[[str], RunFolder]:
+    """The run in two processes, once a strategy."""
+    return functools.cache(lambda strategy: ranks.train(make_run(strategy)))
+
+
+def values(folder: RunFolder, name: str) -> list[float]:
+    return [line[name] for line in folder.read_metrics() if name in line]
+
+
+def assert_equal(folder: RunFolder, other: RunFolder, relative: float) -> None:
+    """The same losses, gradient norms, evaluations and, to Adam's rounding, the same adapter."""
+    for name in ("loss", "eval_loss", "grad_norm", "token_accuracy", "tokens", "trained_tokens"):
+        assert values(folder, name) == pytest.approx(values(other, name), rel=relative), name
+    assert values(folder, "step") == values(other, "step")
+    found, wanted = (
+        load_file(run.adapter / "adapter_model.safetensors") for run in (folder, other)
+    )
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert (found[name] - tensor).norm() <= 1e-3 * tensor.norm(), name
+
+
+def assert_bit_equal(folder: RunFolder, other: RunFolder) -> None:
+    """Every metric that no clock decides, each step once, and every weight."""
+    clocked = ("seconds", "tokens_per_second", "eval_seconds")
+    found, wanted = (
+        [{k: v for k, v in line.items() if k not in clocked} for line in run.read_metrics()]
+        for run in (folder, other)
+    )
+    assert found == wanted
+    tensors, expected = (
+        load_file(run.adapter / "adapter_model.safetensors") for run in (folder, other)
+    )
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_processes_take_the_same_steps(
+    strategy: str,
+    undisturbed: Callable[[str], RunFolder],
+    alone: Callable[[float], RunFolder],
+) -> None:
+    """With dropout too: it depends on step and chat, not on the process."""
+    relative = 1e-6 if strategy == "ddp" else 1e-5
+    assert_equal(undisturbed(strategy), alone(DROPOUT[strategy]), relative)
+
+
+def test_the_adapter_is_plain_peft(undisturbed: Callable[[str], RunFolder]) -> None:
+    """An adapter that was trained in shards loads without us, whole and unlike the start."""
+    base = AutoModelForCausalLM.from_pretrained(hub.model_folder("tiny"), dtype=torch.float32)
+    loaded = PeftModel.from_pretrained(base, str(undisturbed("fsdp2").adapter))
+    changed = [p for name, p in loaded.named_parameters() if "lora_B" in name]
+    assert changed and all(bool(p.abs().sum() > 0) for p in changed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "victim", "lines"),
+    [("ddp", 0, 1), ("zero1", 1, 2), ("zero3", 1, 1), ("fsdp2", 0, 2)],
+)
+def test_kill_and_resume_is_bit_equal(
+    strategy: str,
+    victim: int,
+    lines: int,
+    ranks: Ranks,
+    make_run: MakeRun,
+    undisturbed: Callable[[str], RunFolder],
+) -> None:
+    """`kill -9` on one process: the others end, and the resumed run is the undisturbed one."""
+    config = make_run(strategy)
+    folder = RunFolder(Path(config.training.output))
+    job = train.prepare_only(config, Start.NEW, Screen())
+    strike = {"victim": victim, "signal": 9, "metrics": str(folder.metrics), "lines": lines}
+    codes = ranks.ask(job, supervise.free_port(), **strike)
+    assert codes[victim] == -9 and codes[1 - victim] in (1, -6), ranks.log.read_text()[-4000:]
+    assert not folder.adapter.exists()
+    ranks.train(config, Start.RESUME)
+    assert_bit_equal(folder, undisturbed(strategy))
+
+
+def test_sigterm_on_one_process_saves_and_stops_all(
+    ranks: Ranks, make_run: MakeRun, undisturbed: Callable[[str], RunFolder]
+) -> None:
+    config = make_run("ddp", save_steps=50)
+    folder = RunFolder(Path(config.training.output))
+    job = train.prepare_only(config, Start.NEW, Screen())
+    strike = {"victim": 1, "signal": 15, "metrics": str(folder.metrics), "lines": 1}
+    assert ranks.ask(job, supervise.free_port(), **strike) == [0, 0]
+    assert checkpoint.latest(folder.checkpoints) is not None and not folder.adapter.exists()
+    ranks.train(config, Start.RESUME)
+    assert_bit_equal(folder, undisturbed("ddp"))

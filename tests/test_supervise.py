@@ -1,0 +1,147 @@
+"""The launcher: names the process that died or hangs, passes signals on, leaves nobody behind."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorawright import control, supervise
+from lorawright.control import Beat
+from lorawright.errors import DataError, TrainError
+from lorawright.signals import Stop
+from lorawright.supervise import Watched
+
+# A process that starts two "ranks", as accelerate does; each runs the code of its number.
+STARTER = """
+import subprocess, sys
+ranks = [subprocess.Popen([sys.executable, "-c", sys.argv[1] + code]) for code in sys.argv[2:]]
+codes = [rank.wait() for rank in ranks]
+sys.exit(any(codes))
+"""
+RANK = """
+import os, signal, sys, time
+from pathlib import Path
+from lorawright import control
+from lorawright.control import End
+folder = Path({folder!r})
+def begin(rank):
+    return control.Pulse(folder, rank, {launcher})
+def end(rank, **facts):
+    control.write_end(folder, End(rank, time.time(), **facts))
+"""
+TRAINS = "begin({0})('step 1: forward'); end({0}, seconds=1.5)"
+WAITS = "beat = begin({0}); beat('step 1: forward'); beat('step 1: backward'); time.sleep(60)"
+
+
+def run(
+    folder: Path, *codes: str, timeout_seconds: float = 30, stop: Stop | None = None
+) -> tuple[list[control.End], list[dict[str, Any]]]:
+    shown: list[dict[str, Any]] = []
+    prefix = RANK.format(folder=str(folder), launcher=os.getpid())
+    command = [sys.executable, "-c", STARTER, prefix, *codes]
+    watched = Watched(
+        folder, folder / "log", timeout_seconds, num_threads=1, several_machines=False
+    )
+    return supervise.run(command, watched, stop or Stop(), shown.append), shown
+
+
+def alive(folder: Path) -> list[int]:
+    return [beat.pid for beat in control.read_beats(folder) if control.is_alive(beat.pid)]
+
+
+def test_ends_and_events_come_through(tmp_path: Path) -> None:
+    sends = "control.send(folder, 'note', text='hello'); " + TRAINS.format(0)
+    ends, shown = run(tmp_path, sends, TRAINS.format(1))
+    assert [(end.rank, end.seconds) for end in ends] == [(0, 1.5), (1, 1.5)]
+    assert shown == [{"event": "note", "text": "hello"}]
+
+
+def test_a_killed_process_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one, which would wait forever, is ended."""
+    monkeypatch.setattr(supervise, "GRACE_SECONDS", 1.0)
+    dies = "begin(1)('step 1: forward'); os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(TrainError, match=r"process 1 \(pid \d+\) is gone without a word, while "):
+        run(tmp_path, WAITS.format(0), dies)
+    assert alive(tmp_path) == []
+
+
+def test_the_cause_is_told_not_its_consequence(tmp_path: Path) -> None:
+    """Rank 0 notices first that rank 1 is gone; rank 1 has said why."""
+    lost = (
+        "begin(0); end(0, error=dict(kind='TrainError', what='gone', where='', hint=''), lost=True)"
+    )
+    failed = (
+        "begin(1); time.sleep(0.5); "
+        "end(1, error=dict(kind='DataError', what='bad row', where='a.jsonl:3', hint='mend it'))"
+    )
+    with pytest.raises(DataError, match=r"a\.jsonl:3: bad row") as caught:
+        run(tmp_path, lost, failed)
+    assert caught.value.hint == "mend it"
+
+
+def test_a_hanging_process_is_named(tmp_path: Path) -> None:
+    """Rank 1 never comes to where rank 0 waits for it."""
+    hangs = "begin(1)('step 1: forward'); time.sleep(60)"
+    started = time.monotonic()
+    with pytest.raises(TrainError, match="process 1 has not moved for 1 s, while step 1: forward"):
+        run(tmp_path, WAITS.format(0), hangs, timeout_seconds=1)
+    assert time.monotonic() - started < 30 and alive(tmp_path) == []
+
+
+def test_the_silent_one_is_blamed_first() -> None:
+    """A stopped process gives no sign of life; that its count is as high does not matter."""
+    now = 1000.0
+    lively = Beat(0, 1, "step 3: backward", 7, now - 70, now - 1)
+    silent = Beat(1, 2, "step 3: backward", 7, now - 70, now - 70)
+    assert supervise.standing_still([lively, silent], 60, now) == [silent]
+    assert supervise.standing_still([lively], 60, now) == [lively]
+    assert supervise.standing_still([lively, silent], 80, now) == []
+    assert supervise.standing_still([], 60, now) == []
+
+
+def test_a_signal_is_passed_on_once(tmp_path: Path) -> None:
+    listens = (
+        "got = []; signal.signal(signal.SIGTERM, lambda *_: got.append(1)); begin({0})('step 1')\n"
+        "while not got: time.sleep(0.01)\n"
+        "time.sleep(0.5); end({0}, stopped_by=15 if len(got) == 1 else 0)"
+    )
+    stop = Stop()
+
+    def ask() -> None:
+        while len(control.read_beats(tmp_path)) < 2:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        stop.number = 15
+
+    threading.Thread(target=ask).start()
+    ends, _ = run(tmp_path, listens.format(0), listens.format(1), stop=stop)
+    assert [end.stopped_by for end in ends] == [15, 15]
+
+
+def test_processes_that_never_begin_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="no process has begun"):
+        run(tmp_path, "sys.exit(3)")
+
+
+def test_a_process_ends_with_its_launcher(tmp_path: Path) -> None:
+    """The launcher is killed; nobody is left to report to."""
+    prefix = RANK.format(folder=str(tmp_path), launcher=os.getpid()).replace(
+        str(os.getpid()), "os.getppid()"
+    )
+    body = prefix + "begin(0)('step 1'); time.sleep(60)"
+    code = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {body!r}])\n"
+    wait = "from lorawright import control; from pathlib import Path\n"
+    wait += f"while not control.read_beats(Path({str(tmp_path)!r})): time.sleep(0.01)"
+    import subprocess
+
+    subprocess.run([sys.executable, "-c", code + wait], check=True)
+    deadline = time.monotonic() + 10
+    while alive(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert alive(tmp_path) == []
