@@ -143,8 +143,7 @@ def turns(
     Raises:
         Refusal: The ids have more turns than the chat.
     """
-    array = np.asarray(ids, dtype=np.int64)
-    starts = [int(p) for p in np.flatnonzero(array == marks.core_ids[0])]
+    starts = _find_all(ids, marks.core_ids[:1])
     given = conversation.messages[0].role is Role.SYSTEM
     roles = [Role.SYSTEM] * (0 if given else marks.num_default_turns)
     last = -1
@@ -156,9 +155,9 @@ def turns(
     if len(starts) > len(roles):
         raise Refusal("messages", f"{len(roles)} turns in the chat, but {len(starts)} in the ids")
     found: list[tuple[Role, Span]] = []
-    for role, (start, stop) in zip(roles, pairwise([*starts, len(array)]), strict=False):
-        ends = np.flatnonzero(array[start:stop] == marks.end_id)
-        end = start + int(ends[-1]) + 1 if ends.size else stop
+    for role, (start, stop) in zip(roles, pairwise([*starts, len(ids)]), strict=False):
+        ends = _find_all(ids[start:stop], (marks.end_id,))
+        end = start + ends[-1] + 1 if ends else stop
         found.append((role, (min(start + len(marks.header_ids), end), end)))
     return found
 
