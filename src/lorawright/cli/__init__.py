@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
+from lorawright import allocator
 from lorawright.cli.chat import chat
 from lorawright.cli.check import check
 from lorawright.cli.doctor import doctor
@@ -110,4 +111,12 @@ def _unexpected(error: Exception) -> LorawrightError:
 
 def main() -> None:
     """The `lorawright` command."""
-    sys.exit(run(sys.argv[1:]))
+    arguments = sys.argv[1:]
+    try:
+        allocator.restart_if_useful(sys.argv[0], arguments)
+    except LorawrightError as error:
+        from lorawright.cli import console
+
+        console.print_error(error)
+        sys.exit(error.exit_code)
+    sys.exit(run(arguments))
