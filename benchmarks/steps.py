@@ -1,21 +1,34 @@
-"""Training steps against TRL on the same chats, same model, same LoRA, in turn, several rounds.
+"""Training steps against TRL: same chats, same model, same LoRA, in turn, several rounds.
 
-    python benchmarks/steps.py --model DIR_OR_ID --chats FILE --num-chats 16 --rounds 3
+    python benchmarks/steps.py --model DIR_OR_ID --short FILE --long FILE --one-tools FILE \\
+        --rounds 3 --out benchmarks/results
 
-Each candidate runs in a process of its own and reports the seconds of each optimizer step as its
-trainer sees them; the first step is left out (allocators, thread pools). Printed: median seconds a
-step with minimum and maximum, and ratios to TRL with the tutorial's settings, paired by round.
+The measured step holds the same `--batch-size` chats for everyone; a step before it warms up and is
+left out. Each candidate runs in a process of its own: seconds as its trainer sees them, peak
+resident memory of the process. Printed and written: median with minimum and maximum, and ratios
+paired by round.
+
+    trl-tutorial   the tutorial's settings: float32 base under autocast, gradient checkpointing
+    trl-best       bfloat16 base, no checkpointing, the loss at assistant tokens; not packed, since
+                   TRL's packs need FlashAttention to keep chats apart
+    ms-swift       with `--swift PYTHON`, an interpreter of a venv that has it
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+import os
+import platform
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+
+import sets
 
 CANDIDATES = ("trl-tutorial", "trl-best", "lorawright")
 
@@ -23,73 +36,116 @@ CANDIDATES = ("trl-tutorial", "trl-best", "lorawright")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", required=True)
-    parser.add_argument("--chats", required=True, help="any file lorawright reads")
-    parser.add_argument("--num-chats", type=int, default=24)
+    for name in sets.NAMES:
+        parser.add_argument(f"--{name}", help=f"file of chats for the set {name!r}")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--dropout", type=float, default=0.05)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=CANDIDATES)
+    parser.add_argument("--swift", help="interpreter of a venv with ms-swift")
+    parser.add_argument("--out", type=Path, help="folder for a dated Markdown file")
     parser.add_argument("--run", help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
-        print(json.dumps(RUNNERS[arguments.run](arguments)))
+        print(json.dumps(RUNNERS[arguments.run](arguments) | {"peak_bytes": peak_bytes()}))
         return
     compare(arguments)
 
 
+def peak_bytes() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def compare(arguments: argparse.Namespace) -> None:
-    """Runs the candidates in turn and prints the table."""
-    seconds: dict[str, list[float]] = {name: [] for name in arguments.only}
-    for number in range(arguments.rounds):
-        for name in arguments.only:
-            command = [sys.executable, *sys.argv, "--run", name]
-            result = subprocess.run(command, capture_output=True, text=True)
-            if result.returncode:
-                sys.exit(f"{name} failed:\n{result.stderr[-2000:]}")
-            steps = json.loads(result.stdout.splitlines()[-1])["step_seconds"]
-            seconds[name].append(statistics.mean(steps[1:]))
-            print(f"round {number + 1}: {name} {seconds[name][-1]:.2f} s a step", file=sys.stderr)
-    first = arguments.only[0]
-    print(f"| candidate | seconds a step (min, median, max) | times {first} (min, median, max) |")
-    print("|---|---|---|")
-    for name, values in seconds.items():
-        ratios = [a / b for a, b in zip(seconds[first], values, strict=True)]
-        print(f"| {name} | {_spread(values)} | {_spread(ratios)} |")
+    """Runs the candidates on each set, prints the tables and writes the file."""
+    parts = [f"# Steps, {datetime.date.today()}", "", hardware(), "", f"`{' '.join(sys.argv)}`"]
+    for name in sets.NAMES:
+        file = getattr(arguments, name.replace("-", "_"))
+        if file:
+            table = measure(name, file, arguments)
+            print(f"\n## {name}\n\n{table}", flush=True)
+            parts += ["", f"## {name}", "", table]
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        stamp = datetime.datetime.now().strftime("%Y-%m-%d-%H%M")
+        (arguments.out / f"steps-{stamp}.md").write_text("\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _spread(values: list[float]) -> str:
+def hardware() -> str:
+    import torch
+    import transformers
+    import trl
+
+    features = ", ".join(name for name, has in torch.cpu.get_capabilities().items() if has is True)
+    return (
+        f"{platform.machine()}, {os.cpu_count()} CPUs ({features}), torch {torch.__version__}, "
+        f"transformers {transformers.__version__}, trl {trl.__version__}"
+    )
+
+
+def measure(name: str, file: str, arguments: argparse.Namespace) -> str:
+    """One set, all candidates in turn; a Markdown table."""
+    candidates = [*arguments.only, *(["ms-swift"] if arguments.swift else [])]
+    seconds: dict[str, list[float]] = {one: [] for one in candidates}
+    peaks: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = Path(folder) / "rows.json"
+        chosen.write_text(json.dumps(sets.rows(name, file, arguments.batch_size)))
+        for number in range(arguments.rounds):
+            for one in candidates:
+                result = run(one, chosen, arguments)
+                seconds[one].append(result["step_seconds"])
+                peaks[one] = max(peaks.get(one, 0), result["peak_bytes"])
+                print(f"{name}, round {number + 1}: {one} {result}", file=sys.stderr, flush=True)
+    rows = [
+        f"| {one} | {spread(values)} | "
+        + " | ".join(spread(ratios(seconds[other], values)) for other in candidates[:2])
+        + f" | {peaks[one] / 1e9:.1f} |"
+        for one, values in seconds.items()
+    ]
+    others = " | ".join(f"times {other}" for other in candidates[:2])
+    head = f"| candidate | seconds a step (min, median, max) | {others} | peak GB |"
+    return "\n".join([head, "|---|---|" + "---|" * len(candidates[:2]) + "---|", *rows])
+
+
+def run(one: str, chosen: Path, arguments: argparse.Namespace) -> dict[str, float]:
+    python = arguments.swift if one == "ms-swift" else sys.executable
+    command = [python, *sys.argv, "--run", one, "--rows", str(chosen)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        sys.exit(f"{one} failed:\n{result.stderr[-2000:]}")
+    found: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+def ratios(others: list[float], values: list[float]) -> list[float]:
+    return [a / b for a, b in zip(others, values, strict=True)]
+
+
+def spread(values: list[float]) -> str:
     return f"{min(values):.2f}, {statistics.median(values):.2f}, {max(values):.2f}"
 
 
-def _rows(arguments: argparse.Namespace) -> list[dict[str, object]]:
-    """The first chats of the file, as messages: what every candidate is given."""
-    from lorawright.config.schema import DataSettings
-    from lorawright.data import Reader
-    from lorawright.types import Conversation
-
-    rows: list[dict[str, object]] = []
-    for item in Reader(DataSettings(train=arguments.chats, invalid="drop", duplicates="keep")):
-        if isinstance(item, Conversation) and len(rows) < arguments.num_chats:
-            messages = [message.for_template() for message in item.messages]
-            rows.append({"messages": messages, "tools": item.tools})
-    return rows
-
-
 def run_lorawright(arguments: argparse.Namespace) -> dict[str, object]:
+    """Two epochs over the chats: the second step is measured."""
     from lorawright import train
     from lorawright.config import Config
 
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "train.jsonl"
-        data.write_text("".join(json.dumps(row) + "\n" for row in _rows(arguments)))
+        rows = json.loads(arguments.rows.read_text())
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
         config = Config.model_validate(
             {
                 "model": {"name": arguments.model},
-                "data": {"train": str(data), "overlong": "drop"},
+                "data": {"train": str(data)},
                 "lora": {"dropout": arguments.dropout},
                 "training": {
                     "output": str(Path(folder) / "run"),
-                    "epochs": 1,
+                    "epochs": 2,
                     "batch_size": arguments.batch_size,
                     "trackers": [],
                 },
@@ -97,11 +153,16 @@ def run_lorawright(arguments: argparse.Namespace) -> dict[str, object]:
         )
         result = train.run(config)
         lines = [line for line in result.folder.read_metrics() if "loss" in line]
-    return {"step_seconds": [line["seconds"] for line in lines]}
+    return {
+        "step_seconds": lines[1]["seconds"],
+        "tokens": lines[1]["tokens"],
+        "trained_tokens": lines[1]["trained_tokens"],
+        "loss": lines[0]["loss"],
+    }
 
 
 def run_trl(arguments: argparse.Namespace, *, best: bool) -> dict[str, object]:
-    """TRL's trainer: the tutorial's settings, or base in bfloat16 without checkpointing, packed."""
+    """TRL's trainer: a step of one short chat repeated, then the measured one."""
     import time
 
     import torch
@@ -110,7 +171,6 @@ def run_trl(arguments: argparse.Namespace, *, best: bool) -> dict[str, object]:
     from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     times: list[float] = []
 
     class Clock(TrainerCallback):  # type: ignore[misc] # transformers is untyped
@@ -120,6 +180,8 @@ def run_trl(arguments: argparse.Namespace, *, best: bool) -> dict[str, object]:
         def on_step_end(self, *args: object, **kwargs: object) -> None:
             times[-1] += time.perf_counter()
 
+    rows = json.loads(arguments.rows.read_text())
+    warm_up = min(rows, key=lambda row: len(json.dumps(row)))
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(
             output_dir=folder,
@@ -131,17 +193,18 @@ def run_trl(arguments: argparse.Namespace, *, best: bool) -> dict[str, object]:
             activation_checkpointing=not best,
             bf16=True,
             use_cpu=not torch.cuda.is_available(),
-            max_length=4096,
+            max_length=8192,
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
+            train_sampling_strategy="sequential",
             model_init_kwargs={"dtype": "bfloat16"} if best else None,
         )
         trainer = SFTTrainer(
             model=arguments.model,
             args=config,
-            train_dataset=Dataset.from_list(_rows(arguments)),
-            processing_class=tokenizer,
+            train_dataset=Dataset.from_list([warm_up] * arguments.batch_size + rows),
+            processing_class=AutoTokenizer.from_pretrained(arguments.model),
             peft_config=LoraConfig(
                 r=8,
                 lora_alpha=16,
@@ -152,13 +215,43 @@ def run_trl(arguments: argparse.Namespace, *, best: bool) -> dict[str, object]:
             callbacks=[Clock()],
         )
         trainer.train()
-    return {"step_seconds": times}
+    assert len(times) == 2
+    return {"step_seconds": times[1]}
 
 
-RUNNERS = {
+def run_swift(arguments: argparse.Namespace) -> dict[str, object]:
+    """ms-swift at its best on a CPU: no checkpointing; steps from its own log."""
+    rows = json.loads(arguments.rows.read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "train.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in [*rows, *rows]))
+        swift = str(Path(sys.executable).with_name("swift"))
+        command = [swift, "sft", "--model", arguments.model, "--dataset", str(data)]
+        command += ["--train_type", "lora", "--lora_rank", "8", "--lora_alpha", "16"]
+        command += ["--lora_dropout", str(arguments.dropout), "--torch_dtype", "bfloat16"]
+        command += ["--gradient_checkpointing", "false", "--num_train_epochs", "1"]
+        command += ["--per_device_train_batch_size", "1", "--dataset_shuffle", "false"]
+        command += ["--gradient_accumulation_steps", str(arguments.batch_size)]
+        command += ["--logging_steps", "1", "--save_strategy", "no", "--max_length", "8192"]
+        command += ["--split_dataset_ratio", "0", "--output_dir", folder, "--report_to", "none"]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+        (log,) = Path(folder).rglob("logging.jsonl")
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+    stamps = [line["elapsed_time"] for line in lines if "loss" in line]
+    return {"step_seconds": _seconds(stamps[1]) - _seconds(stamps[0])}
+
+
+def _seconds(text: str) -> float:
+    """`1m 12s` as ms-swift writes it."""
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0}
+    return sum(float(part[:-1]) * units[part[-1]] for part in text.split())
+
+
+RUNNERS: dict[str, Callable[[argparse.Namespace], dict[str, object]]] = {
     "lorawright": run_lorawright,
     "trl-tutorial": lambda arguments: run_trl(arguments, best=False),
     "trl-best": lambda arguments: run_trl(arguments, best=True),
+    "ms-swift": run_swift,
 }
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 
 from lorawright.config import Config
-from lorawright.run_folder import installed_versions
+from lorawright.run_folder import RunFolder, installed_versions
 
 
 def pytest_report_header() -> str:
@@ -84,3 +85,102 @@ def make_config(tmp_path: Path) -> Callable[..., Config]:
         )
 
     return make
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+            "required": ["city"],
+        },
+    },
+}
+CITIES = ["Rome", "Oslo", "Lima", "Cairo", "北京"]
+
+
+def tool_rows(num_rows: int) -> list[dict[str, Any]]:
+    """Chats that call a tool and answer by its result."""
+    made = []
+    for number in range(num_rows):
+        city, days = CITIES[number % len(CITIES)], number % 3 + 1
+        call = {"name": "get_weather", "arguments": {"city": city, "days": days}}
+        messages = [
+            {"role": "system", "content": f"Answer in {number + 3} words."},
+            {"role": "user", "content": f"Weather in {city} for {days} days?"},
+            {"role": "assistant", "content": "", "tool_calls": [{"function": call}]},
+            {"role": "tool", "content": f"sunny, {number} degrees"},
+            {"role": "assistant", "content": f"It is sunny in {city}, {number} degrees."},
+        ]
+        made.append({"messages": messages, "tools": [WEATHER]})
+    return made
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """One run of the tiny model on chats and tool calls, with an evaluation set; only read it."""
+    from lorawright import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    os.environ["LORAWRIGHT_CACHE"] = str(folder / "cache")  # session: before the test's own
+    made = [*rows(20), *tool_rows(20)]
+    config = Config.model_validate(
+        {
+            "model": {"name": "tiny", "dtype": "float32"},
+            "data": {
+                "train": str(write_jsonl(folder / "train.jsonl", made[:16] + made[20:36])),
+                "eval": str(write_jsonl(folder / "eval.jsonl", made[16:20] + made[36:])),
+            },
+            "training": {
+                "output": str(folder / "run"),
+                "epochs": 8,
+                "learning_rate": 8e-3,
+                "trackers": [],
+            },
+        }
+    )
+    return train.run(config).folder
+
+
+@pytest.fixture
+def trained_run(finished_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A copy of the finished run, to write results into."""
+    path = tmp_path_factory.mktemp("trained") / "run"
+    shutil.copytree(finished_run.path, path)
+    return RunFolder(path)
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One small run of the tiny model with an evaluation set; copy it to change it."""
+    from lorawright import train
+
+    folder = tmp_path_factory.mktemp("finished")
+    write_jsonl(folder / "train.jsonl", rows(24))
+    write_jsonl(folder / "eval.jsonl", rows(28)[24:])
+    config = Config.model_validate(
+        {
+            "model": {"name": "tiny", "dtype": "float32"},
+            "data": {"train": str(folder / "train.jsonl"), "eval": str(folder / "eval.jsonl")},
+            "lora": {"dropout": 0.0},
+            "training": {
+                "output": str(folder / "run"), "epochs": 2, "learning_rate": 2e-2,
+                "eval_steps": 2, "save_steps": 3, "trackers": [],
+            },
+        }
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORAWRIGHT_CACHE", str(folder / "cache"))
+        patch.setenv("LC_ALL", "en_US.UTF-8")
+        train.run(config)
+    return folder / "run"
+
+
+@pytest.fixture
+def own_run(small_run: Path, tmp_path: Path) -> Path:
+    """A copy of the small run, to be changed."""
+    shutil.copytree(small_run, tmp_path / "run")
+    return tmp_path / "run"

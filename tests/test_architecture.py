@@ -16,7 +16,7 @@ FILES = sorted(SRC.rglob("*.py"))
 # Who may import whom: a file imports only from layers below its own.
 LAYERS: list[set[str]] = [
     {"errors", "types"},
-    {"config", "hardware", "hub", "prefix"},
+    {"config", "hardware", "hub", "prefix", "allocator"},
     {"layout", "dropout"},
     {
         "data",
@@ -34,11 +34,23 @@ LAYERS: list[set[str]] = [
     },
     {"strategy"},
     {"launch", "launch_script", "distributed", "supervise"},
-    {"model", "resolve", "passes", "run_folder", "view", "prepare", "starter", "quickstart"},
-    {"trainer", "talk", "doctor", "resume", "job", "mishaps"},
-    {"screen", "launcher", "adapter"},
-    {"ranks", "ready"},
-    {"train"},
+    {
+        "model",
+        "resolve",
+        "passes",
+        "run_folder",
+        "view",
+        "prepare",
+        "starter",
+        "quickstart",
+        "eval_chats",
+        "divergence",
+    },
+    {"trainer", "talk", "doctor", "resume", "job", "mishaps", "run_facts"},
+    {"screen", "launcher", "report", "card", "serve"},
+    {"ranks", "ready", "push", "handover", "adapter"},
+    {"train", "evaluate", "merge"},
+    {"probe", "export", "eject"},
     {"cli"},
     {"__main__", "__init__"},
 ]
@@ -130,7 +142,10 @@ def test_torch_stays_unloaded(code: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
-VERBS = "quickstart init recipes check inspect plan train launch_script chat doctor"
+VERBS = (
+    "quickstart init recipes check inspect plan train launch_script evaluate merge export chat "
+    "report push eject doctor"
+)
 
 
 def test_verbs_are_frozen() -> None:

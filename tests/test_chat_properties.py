@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 from lorawright import chat, hub
 from lorawright.chat import derive, forged
 from lorawright.chat.marks import TurnMarks
+from lorawright.chat.tokenizer import render
 from lorawright.config.schema import DataSettings, TrainOn
 from lorawright.types import (
     Conversation,
@@ -342,3 +343,19 @@ def test_spans_never_touch() -> None:
     (result,) = run(encoder(), replace(SIMPLE, messages=tuple(turns)))
     assert isinstance(result, EncodedChat)
     assert all(a[1] < b[0] for a, b in itertools.pairwise(result.spans))
+
+
+@thorough
+@given(chats(), st.booleans())
+def test_beginnings_are_rendered_as_by_transformers(row: Conversation, prompt: bool) -> None:
+    """One copy of the chat, many renders: each is what Transformers' own function gives."""
+    rendering = TOKENIZER.rendering(row.messages, row.tools)
+    for num in range(1, len(row.messages) + 1):
+        text, _ = render(
+            TOKENIZER.tool_template if row.tools else TOKENIZER.template,
+            row.messages[:num],
+            row.tools,
+            TOKENIZER.variables,
+            add_generation_prompt=prompt,
+        )
+        assert rendering.upto(num, generation_prompt=prompt) == text

@@ -247,3 +247,15 @@ def test_adapter_of_another_base(project: Path, capsys: Capture) -> None:
     error = capsys.readouterr().err
     assert "other weights than the base" in error and "hint:" in error
     assert "Traceback" not in error
+
+
+def test_plan_probe_measures_the_first_steps(project: Path, capsys: Capture) -> None:
+    """Both ways count the same tokens; the probe leaves no run folder behind."""
+    assert run(["plan", "c.yaml", "--json"]) == 0
+    estimated = json.loads(capsys.readouterr().out)
+    assert run(["plan", "c.yaml", "--probe", "--json"]) == 0
+    probed = json.loads(capsys.readouterr().out)
+    assert probed["probed"] and not estimated["probed"]
+    assert probed["seconds"] > 0 and probed["peak_memory_bytes"] > 100_000_000
+    assert probed["num_computed_tokens"] == estimated["num_computed_tokens"] > 0
+    assert not (project / "run").exists()

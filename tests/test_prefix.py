@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from lorawright import attention, train
+from lorawright import attention, ready, train
 from lorawright.attention import PassShape, VarlenIndex
 from lorawright.config import Config
+from lorawright.hardware import Device
 from lorawright.layout import MIN_SAVED_TOKENS, Pass, PassKind, lay_out
 from lorawright.prefix import MIN_SHARED_TOKENS, Tree, grow
+from lorawright.screen import Screen
 
 quick = settings(max_examples=150, derandomize=True, deadline=None)
 # blocks of equal tokens, so that chats begin alike, end inside one another, and repeat
@@ -164,7 +167,7 @@ def test_sharing_leaves_the_steps_as_they_are(
         gradient_checkpointing=how == "checkpointing",
         output=str(tmp_path / "shared"),
     )
-    plan = train.get_ready(shared, train.Screen()).plan
+    plan = ready.get_ready(shared, Screen()).plan
     kinds = {one.kind for step in plan for one in step.passes[0]}
     assert (PassKind.COLLECT in kinds) == (how != "in a pass")
     assert sum(s.num_computed_tokens for s in plan) < 0.6 * sum(s.num_tokens for s in plan)
@@ -223,3 +226,29 @@ def test_varlen_index_means_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     expected, _ = attention.attend(*inputs, scaling=0.3, pass_shape=shape)
     got, _ = attention.attend_varlen(*inputs, scaling=0.3, pass_shape=shape)
     assert torch.allclose(got, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "device", "installed", "expected"),
+    [
+        ({}, Device.CPU, True, attention.SEGMENTS),
+        ({}, Device.MPS, True, attention.SEGMENTS),
+        ({}, Device.CUDA, True, attention.VARLEN),
+        ({}, Device.CUDA, False, attention.SEGMENTS),
+        ({"sliding_window": 4096}, Device.CUDA, True, attention.DENSE),
+        ({"sliding_window": 4096, "use_sliding_window": False}, Device.CPU, True, "lorawright"),
+        ({"attn_logit_softcapping": 50.0}, Device.CPU, True, attention.DENSE),
+        ({"text_config": {"attention_sinks": True}}, Device.CUDA, True, attention.DENSE),
+    ],
+)
+def test_choice_of_attention(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    config: dict[str, Any],
+    device: Device,
+    installed: bool,
+    expected: str,
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(attention, "find_spec", lambda name: name if installed else None)
+    assert attention.choose(tmp_path, device) == expected

@@ -52,7 +52,13 @@ def run(
 
 
 def alive(folder: Path) -> list[int]:
-    return [beat.pid for beat in control.read_beats(folder) if control.is_alive(beat.pid)]
+    """Processes that are still there; a killed one may take a moment to be gone."""
+    for _ in range(100):
+        left = [beat.pid for beat in control.read_beats(folder) if control.is_alive(beat.pid)]
+        if not left:
+            break
+        time.sleep(0.1)
+    return left
 
 
 def test_ends_and_events_come_through(tmp_path: Path) -> None:

@@ -18,11 +18,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from lorawright import attention, checkpoint, head, hub, mishaps, resolve, train
+from lorawright import ready as ready_stage
 from lorawright.config import Config
 from lorawright.errors import ConfigError, RunFolderError, TrainError
 from lorawright.hardware import Device
 from lorawright.run_folder import RunFolder
-from lorawright.train import Screen, Start
+from lorawright.screen import Screen
+from lorawright.train import Start
 
 MakeConfig = Callable[..., Config]
 ASSETS = Path(__file__).parent / "assets"
@@ -79,7 +81,7 @@ def test_loss_is_the_mean_over_the_steps_trained_tokens(make_config: MakeConfig)
     """The first loss is Transformers' own cross-entropy over the same chats."""
     config = make_config(num_rows=6)
     result = train.run(config)
-    ready = train.get_ready(config, Screen())
+    ready = ready_stage.get_ready(config, Screen())
     model = AutoModelForCausalLM.from_pretrained(hub.model_folder("tiny"), dtype=torch.float32)
     total = 0.0
     for chat in ready.prepared.train:
@@ -173,7 +175,8 @@ KILLED = """
 import os, signal, sys
 from lorawright import train
 from lorawright.config import Config
-class Killing(train.Screen):
+from lorawright.screen import Screen
+class Killing(Screen):
     def step(self, number, record):
         if number == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)
 train.run(Config.model_validate_json(sys.argv[1]), screen=Killing())
@@ -273,7 +276,7 @@ def test_run_folder_is_complete(make_config: MakeConfig) -> None:
 
 
 def test_out_of_memory_names_the_setting(make_config: MakeConfig) -> None:
-    ready = train.get_ready(make_config(), Screen())
+    ready = ready_stage.get_ready(make_config(), Screen())
     with pytest.raises(TrainError) as caught, mishaps.out_of_memory(ready.resolved):
         raise torch.OutOfMemoryError("CUDA out of memory")
     assert "the estimate was" in caught.value.what

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from lorawright import hub
+from lorawright import card, hub, run_facts
 from lorawright.config.schema import Config
 from lorawright.distributed import Group
 from lorawright.run_folder import RunFolder
@@ -28,6 +28,7 @@ def save(trainer: PlannedTrainer, config: Config, folder: RunFolder, group: Grou
     settings["base_model_name_or_path"] = base_name(config.model.name)
     settings["revision"] = config.model.revision
     (work / "adapter_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    card.write(work, run_facts.read(folder.path))
     shutil.rmtree(folder.adapter, ignore_errors=True)
     work.rename(folder.adapter)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
 from itertools import accumulate
@@ -66,8 +66,8 @@ class Prefixes(StrEnum):
 class SharedKeys:
     """Keys and values of one step's common segments, layer by layer.
 
-    Leaves in float32: the gradients of many passes add up in them. No dataclass: FSDP2 would hand
-    each layer a copy with other tensors in it, and the gradients would not arrive here.
+    Leaves in float32: the gradients of many passes add up in them. Not a dataclass, nor is
+    `PassShape`: FSDP2 copies the dataclasses it finds among a forward's keywords.
     """
 
     def __init__(self) -> None:
@@ -116,11 +116,10 @@ def _add_gradient(x: torch.Tensor, gradient: torch.Tensor | None) -> torch.Tenso
     return added
 
 
-@dataclass
 class PassShape:
     """Which keys each segment of a pass sees.
 
-    Attributes:
+    Args:
         sizes: Tokens of each segment, in the pass's order.
         paths: For each segment, the segments it sees, itself last; those `before` count first.
         before: Sizes of segments whose keys come from the COLLECT pass.
@@ -128,13 +127,18 @@ class PassShape:
         shared: Where they are kept during the step.
     """
 
-    sizes: tuple[int, ...]
-    paths: tuple[tuple[int, ...], ...]
-    before: tuple[int, ...] = ()
-    prefixes: Prefixes = Prefixes.NONE
-    shared: SharedKeys | None = None
-    masks: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict, repr=False)
-    index: VarlenIndex | None = field(default=None, repr=False)
+    def __init__(
+        self,
+        sizes: tuple[int, ...],
+        paths: tuple[tuple[int, ...], ...],
+        before: tuple[int, ...] = (),
+        prefixes: Prefixes = Prefixes.NONE,
+        shared: SharedKeys | None = None,
+    ) -> None:
+        self.sizes, self.paths, self.before = sizes, paths, before
+        self.prefixes, self.shared = prefixes, shared
+        self.index: VarlenIndex | None = None
+        self._masks: dict[tuple[int, int], torch.Tensor] = {}
 
     @classmethod
     def plain(cls, *sizes: int) -> PassShape:
@@ -144,10 +148,10 @@ class PassShape:
     def mask(self, num_queries: int, num_keys: int, device: torch.device) -> torch.Tensor:
         """True where a query of a segment sees a key: all before the segment, causal inside."""
         size = (num_queries, num_keys)
-        if size not in self.masks:
+        if size not in self._masks:
             ones = torch.ones(size, dtype=torch.bool, device=device)
-            self.masks[size] = ones.tril(num_keys - num_queries)
-        return self.masks[size]
+            self._masks[size] = ones.tril(num_keys - num_queries)
+        return self._masks[size]
 
 
 def pass_inputs(shape: PassShape, implementation: str) -> dict[str, Any]:

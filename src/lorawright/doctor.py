@@ -7,7 +7,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Any
 
-from lorawright import hardware, hub, resolve
+from lorawright import allocator, hardware, hub, resolve
 from lorawright.config.schema import Config
 from lorawright.hardware import Device
 from lorawright.run_folder import environment
@@ -29,9 +29,17 @@ def examine() -> dict[str, Any]:
             "attention": "FlashAttention varlen"
             if facts.device is Device.CUDA and find_spec("flash_attn")
             else "PyTorch's, chat by chat",
+            "allocator": f"{allocator.choose(allocator.detect()).reason} (train, evaluate)",
+            "threads": _threads(facts),
         },
         "notes": _notes(facts),
     }
+
+
+def _threads(facts: hardware.Hardware) -> str:
+    given = os.environ.get("OMP_NUM_THREADS")
+    why = f"OMP_NUM_THREADS={given}" if given else "OMP_NUM_THREADS is not set: torch decides"
+    return f"{facts.num_threads} of {os.cpu_count()} ({why})"
 
 
 def _notes(facts: hardware.Hardware) -> list[str]:

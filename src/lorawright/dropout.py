@@ -13,7 +13,7 @@ The adapter stays a PEFT adapter: only the modules in its `lora_dropout` are exc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,9 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 BITS = 16  # of randomness an element; a rate is met to within 1 / 65,536
+SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Names, in Transformers' decoders, of layers that read one input."""
+
 ELEMENTS_PER_COUNT = 16  # Philox4x64 makes four words of 64 bits a count
 
 
@@ -133,12 +136,32 @@ def plan(model: PeftModel, rate: float, seed: int) -> Draws:
     base's numbers all the same. Its own switch for that is `cast_input_dtype_enabled`.
     """
     draws = Draws(seed)
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    for number, layer in enumerate(layers):
-        layer.cast_input_dtype_enabled = False
-        for name in layer.lora_dropout:
-            layer.lora_dropout[name] = PlannedDropout(rate, number, draws)
+    numbers = {module: n for n, module in enumerate(_lora_layers(model))}
+    for layers in siblings(model):
+        for layer in layers:
+            layer.cast_input_dtype_enabled = False
+            for name in layer.lora_dropout:
+                # ZeRO-3 gives each layer another object for the same input; the number is one
+                layer.lora_dropout[name] = PlannedDropout(rate, numbers[layers[0]], draws)
     return draws
+
+
+def siblings(model: nn.Module) -> Iterator[tuple[LoraLayer, ...]]:
+    """All LoRA layers of a model; those that read one input together, in the order of calls."""
+    grouped: set[LoraLayer] = set()
+    for parent in model.modules():
+        children = dict(parent.named_children())
+        for names in SIBLINGS:
+            found = (children.get(name) for name in names)
+            layers = tuple(layer for layer in found if isinstance(layer, LoraLayer))
+            if layers:
+                grouped.update(layers)
+                yield layers
+    yield from ((layer,) for layer in _lora_layers(model) if layer not in grouped)
+
+
+def _lora_layers(model: nn.Module) -> list[LoraLayer]:
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]
 
 
 def draws_of(model: nn.Module) -> Draws | None:

@@ -20,6 +20,8 @@ KEPT_HIDDEN = 14
 KEPT_FFN = 5
 
 
+RUNTIME_BYTES = 500_000_000  # PyTorch and the libraries, before a model is loaded
+
 # A step's time over that of its matrix products alone: the adapter's small products, dropout,
 # norms, attention. Measured, see docs/log.md.
 TIME_OVER_PRODUCTS = 2.2
@@ -57,16 +59,18 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes, by what holds them."""
+    """Bytes, by what holds them, for a pass of `tokens_per_pass` tokens."""
 
     weights: int
     adapter: int
     activations: int
     logits: int
+    runtime: int
+    tokens_per_pass: int
 
     @property
     def total(self) -> int:
-        return self.weights + self.adapter + self.activations + self.logits
+        return self.weights + self.adapter + self.activations + self.logits + self.runtime
 
 
 def read_shape(folder: Path) -> ModelShape | None:
@@ -137,5 +141,7 @@ def memory(
         weights=weights,
         adapter=shape.num_adapter(rank) * 16,
         activations=kept * bytes_per_activation,
-        logits=chunk * shape.vocabulary * 8,
+        logits=chunk * shape.vocabulary * (4 + bytes_per_activation),
+        runtime=RUNTIME_BYTES,
+        tokens_per_pass=tokens_per_pass,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -98,3 +99,20 @@ def _free_memory() -> int:
     except FileNotFoundError:
         pass  # not Linux
     return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 0.8)
+
+
+def peak_memory_bytes() -> int | None:
+    """The most this process has held: of the GPU's memory where it trains there, else of RAM.
+
+    None on Windows, which has no such count in Python.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # macOS counts bytes, Linux kilobytes

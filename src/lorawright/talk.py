@@ -6,21 +6,27 @@ for piece in talker.answer([{"role": "user", "content": "Hi"}]): ...
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import GenerationConfig, TextIteratorStreamer
+from transformers import (
+    GenerationConfig,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
 
 from lorawright import chat, checkpoint, hardware, hub, model
 from lorawright.config.schema import Dtype, ModelSettings
 from lorawright.errors import ModelError, RunFolderError
+from lorawright.hardware import Hardware
 from lorawright.run_folder import RunFolder
 
 
@@ -60,21 +66,11 @@ class Talker:
         folder = hub.model_folder(
             settings.name, settings.revision, with_code=settings.trust_remote_code
         )
-        _refuse_other_base(run, settings.name, folder)
+        refuse_other_base(run, settings.name, folder)
         facts = hardware.detect()
-        if settings.dtype is Dtype.AUTO:
-            dtype = Dtype.BFLOAT16 if facts.bfloat16 else Dtype.FLOAT32
-            settings = settings.model_copy(update={"dtype": dtype})
+        settings = with_dtype(settings, facts)
         base = model.load_base(settings, folder, facts.device, training=False)
-        try:
-            tuned = PeftModel.from_pretrained(base, str(adapter))
-        except (RuntimeError, ValueError, OSError) as error:
-            raise ModelError(
-                f"does not fit {settings.name}: {str(error).splitlines()[0][:200]}",
-                where=str(adapter),
-                hint="the adapter belongs to another base, or files are missing; see "
-                "base_model_name_or_path in its adapter_config.json",
-            ) from None
+        tuned = with_adapter(base, adapter, settings.name)
         tokenizer = model.load_tokenizer(folder, trust_remote_code=settings.trust_remote_code)
         return cls(tuned, tokenizer, end_tokens(folder, settings.name, base))
 
@@ -85,8 +81,8 @@ class Talker:
         *,
         base: bool = False,
         tools: Sequence[dict[str, Any]] | None = None,
-    ) -> Iterator[str]:
-        """Pieces of the answer as they come.
+    ) -> Generator[str]:
+        """Pieces of the answer as they come; a caller that stops listening stops it.
 
         Args:
             messages: The chat so far, as the template takes it.
@@ -101,13 +97,17 @@ class Talker:
         ).to(self.model.device)  # fmt: skip
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         failed: Queue[BaseException] = Queue()
+        unwanted = Event()
 
         def generate() -> None:
             try:
                 torch.manual_seed(sampling.seed)
                 with self._without_adapter() if base else nullcontext():
                     self.model.generate(
-                        **inputs, generation_config=self._generation(sampling), streamer=streamer
+                        **inputs,
+                        generation_config=self._generation(sampling),
+                        stopping_criteria=StoppingCriteriaList([_Unwanted(unwanted)]),
+                        streamer=streamer,
                     )
             except BaseException as error:  # handed to the caller's thread, which raises it
                 failed.put(error)
@@ -115,8 +115,11 @@ class Talker:
 
         thread = Thread(target=generate, daemon=True)
         thread.start()
-        yield from (piece for piece in streamer if piece)
-        thread.join()
+        try:
+            yield from (piece for piece in streamer if piece)
+        finally:
+            unwanted.set()
+            thread.join()
         if not failed.empty():
             raise failed.get()
 
@@ -139,7 +142,42 @@ class Talker:
         )
 
 
-def _refuse_other_base(run: RunFolder, name: str, folder: Path) -> None:
+class _Unwanted(StoppingCriteria):  # type: ignore[misc] # transformers is followed loosely
+    """Ends a generation that nobody listens to any more."""
+
+    def __init__(self, event: Event) -> None:
+        self._event = event
+
+    def __call__(self, ids_BT: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        return torch.full((ids_BT.shape[0],), self._event.is_set(), device=ids_BT.device)
+
+
+def with_dtype(settings: ModelSettings, facts: Hardware) -> ModelSettings:
+    """Settings without `auto`; a run's config has none, an edited one may."""
+    if settings.dtype is not Dtype.AUTO:
+        return settings
+    dtype = Dtype.BFLOAT16 if facts.bfloat16 else Dtype.FLOAT32
+    return settings.model_copy(update={"dtype": dtype})
+
+
+def with_adapter(base: Any, adapter: Path, name: str) -> PeftModel:
+    """The base, wrapped with an adapter.
+
+    Raises:
+        ModelError: They do not fit each other.
+    """
+    try:
+        return PeftModel.from_pretrained(base, str(adapter))
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ModelError(
+            f"does not fit {name}: {str(error).splitlines()[0][:200]}",
+            where=str(adapter),
+            hint="the adapter belongs to another base, or files are missing; see "
+            "base_model_name_or_path in its adapter_config.json",
+        ) from None
+
+
+def refuse_other_base(run: RunFolder, name: str, folder: Path) -> None:
     """The base may have moved; it may not have changed."""
     trained_on = run.base_weights()
     if trained_on is not None and trained_on != hub.weights_digest(folder):

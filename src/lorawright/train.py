@@ -20,6 +20,7 @@ from lorawright import (
     checkpoint,
     compiled,
     distributed,
+    handover,
     hub,
     launch,
     launcher,
@@ -33,6 +34,7 @@ from lorawright.config.schema import Config, Strategy
 from lorawright.control import Pulse
 from lorawright.distributed import ALONE, Group
 from lorawright.job import Job
+from lorawright.model import Trainable
 from lorawright.plan import Plan
 from lorawright.ready import (
     Ready,
@@ -100,7 +102,9 @@ def run(config: Config, *, start: Start = Start.NEW, screen: Screen | None = Non
             seconds, stopped_by = _launch(job, ready, folder, screen, stop, overwrite=overwrite)
         else:
             seconds, stopped_by = _train(job, ready, folder, screen, stop, overwrite=overwrite)
-    return _result(folder, ready.plan, seconds, stopped_by)
+    result = _result(folder, ready.plan, seconds, stopped_by)
+    handover.end(folder, seconds, None if result.stopped_by is None else result.stopped_by.name)
+    return result
 
 
 def settle(config: Config, start: Start, screen: Screen) -> tuple[Ready, Job]:
@@ -186,7 +190,7 @@ def _train(
         if overwrite:
             folder.clear()
         if group.is_main:
-            _write_facts(folder, ready, job.identity)
+            _write_facts(folder, ready, job.identity, model.count(wrapped))
         group.barrier()
         watcher = ranks.watcher(job, folder, screen, stop, group)
         trainer = _build_trainer(ready, wrapped, args, watcher)
@@ -283,7 +287,9 @@ def _load_tokenizer(ready: Ready) -> Any:
     return found
 
 
-def _write_facts(folder: RunFolder, ready: Ready, identity: dict[str, Any]) -> None:
+def _write_facts(
+    folder: RunFolder, ready: Ready, identity: dict[str, Any], trainable: Trainable
+) -> None:
     folder.write_facts(
         ready.config,
         ready.resolved.reasons,
@@ -292,6 +298,9 @@ def _write_facts(folder: RunFolder, ready: Ready, identity: dict[str, Any]) -> N
         ready.prepared.certificate,
         ready.prepared.rejected,
         identity["base_weights"],
+    )
+    handover.start(
+        folder, ready.resolved, ready.plan, ready.prepared, ready.model_folder, trainable
     )
 
 

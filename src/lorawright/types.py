@@ -50,6 +50,19 @@ class Kind(StrEnum):
     MASK = "mask"  # the derivations of the mask disagree
 
 
+class GgufType(StrEnum):
+    """How weights are held; what the `gguf` package writes."""
+
+    F32 = "f32"
+    F16 = "f16"
+    BF16 = "bf16"
+    Q8_0 = "q8_0"
+    Q5_1 = "q5_1"
+    Q5_0 = "q5_0"
+    Q4_1 = "q4_1"
+    Q4_0 = "q4_0"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One finding with its address; the `check --json` contract.

@@ -57,16 +57,22 @@ def runs(tokenizer: ChatTokenizer, chat: EncodedChat) -> Iterator[tuple[str, boo
 def page(tokenizer: ChatTokenizer, chats: Iterable[EncodedChat], title: str) -> str:
     """A self-contained HTML page of chats, token by token."""
     rows = "\n".join(_row(tokenizer, chat) for chat in chats)
-    return PAGE.replace("{{rows}}", rows, 1).replace("{{title}}", html.escape(title), 2)
+    styled = PAGE.replace("{{tokens}}", TOKEN_CSS, 1)
+    return styled.replace("{{rows}}", rows, 1).replace("{{title}}", html.escape(title), 2)
 
 
 def _row(tokenizer: ChatTokenizer, chat: EncodedChat) -> str:
-    tokens = "".join(_token(glyph) for glyph in glyphs(tokenizer, chat))
+    tokens = spans(glyphs(tokenizer, chat))
     head = (
         f"{html.escape(chat.file)}:{chat.line} · {len(chat.ids)} tokens, "
         f"{chat.num_trained_tokens} trained"
     )
     return f"<section><h2>{head}</h2><p>{tokens}</p></section>"
+
+
+def spans(shown: Iterable[Glyph]) -> str:
+    """Glyphs as HTML, escaped; `TOKEN_CSS` colours them."""
+    return "".join(_token(glyph) for glyph in shown)
 
 
 def _token(glyph: Glyph) -> str:
@@ -75,6 +81,13 @@ def _token(glyph: Glyph) -> str:
     ids = " ".join(map(str, glyph.ids))
     return f'<span class="{kind}" title="{ids}">{shown}</span>'
 
+
+# The look of tokens, in whatever page; it wants the colours faint, trained and edge.
+TOKEN_CSS = """.t, .u { border-radius: 3px; padding: 2px 0; }
+.t:hover, .u:hover { outline: 1px solid var(--faint); }
+.u { color: var(--faint); }
+.t { background: var(--trained); box-shadow: inset 0 -2px 0 var(--edge); }
+"""
 
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -89,11 +102,7 @@ body { margin: 2rem auto; max-width: 60rem; padding: 0 1rem; background: var(--p
 h1 { font-size: 1.3rem; } h2 { font-size: .85rem; color: var(--faint); font-weight: 500; }
 p { white-space: pre-wrap; font: 13px/1.9 ui-monospace, monospace; overflow-wrap: anywhere;
   border: 1px solid var(--line); border-radius: 8px; padding: .8rem 1rem; margin: .3rem 0 1.6rem; }
-span { border-radius: 3px; padding: 2px 0; }
-span:hover { outline: 1px solid var(--faint); }
-.u { color: var(--faint); }
-.t { background: var(--trained); box-shadow: inset 0 -2px 0 var(--edge); }
-</style>
+{{tokens}}</style>
 <h1>{{title}}</h1>
 <div>Tokens that are <span class="t">trained</span> and tokens that are only
 <span class="u">read</span>. Hover over a token for its id; ↵ is a newline.</div>

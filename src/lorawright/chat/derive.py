@@ -16,15 +16,14 @@ those that inference sees, also where an answer starts with a newline.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from itertools import pairwise
 
 from lorawright.chat.forged import unmark
 from lorawright.chat.marks import TurnMarks
-from lorawright.chat.tokenizer import ChatTokenizer, render
+from lorawright.chat.tokenizer import ChatTokenizer, Rendering, render
 from lorawright.config.schema import TrainOn
 from lorawright.types import Conversation, Role, Span
 
@@ -81,9 +80,10 @@ def by_text(
         Refusal: The template does not render the chat turn by turn.
         jinja2.TemplateError: The template refuses the chat.
     """
-    text = tokenizer.render(conversation.messages, conversation.tools)
+    rendering = tokenizer.rendering(conversation.messages, conversation.tools)
+    text = rendering.upto(len(conversation.messages))
     turns = [
-        _turn(tokenizer, marks, conversation, index, text)
+        _turn(rendering, marks, len(conversation.messages), index, text)
         for index in trained_turns(conversation, train_on)
     ]
     answers = tuple(turns)
@@ -92,7 +92,7 @@ def by_text(
         return TextView(text, answers, answers, tuple(sorted(edges)))
     trained: list[Span] = []
     position = 0
-    for start, end in _untrained_messages(tokenizer, conversation, text):
+    for start, end in _untrained_messages(rendering, conversation, text):
         trained.append((position, start))
         position = end
     trained.append((position, len(text)))
@@ -101,17 +101,13 @@ def by_text(
     return TextView(text, tuple(trained), answers, tuple(sorted(edges - {0, len(text)})))
 
 
-def _turn(
-    tokenizer: ChatTokenizer, marks: TurnMarks, conversation: Conversation, index: int, text: str
-) -> Span:
+def _turn(rendering: Rendering, marks: TurnMarks, num_messages: int, index: int, text: str) -> Span:
     """Characters of one answer, from behind its header through its end token."""
     path = f"messages[{index}]"
-    before, tools = conversation.messages[:index], conversation.tools
-    if not before:
+    if not index:
         raise Refusal(path, "an answer without anything before it has no prompt")
-    prompt = tokenizer.render(before, tools, generation_prompt=True)
-    whole = index + 1 == len(conversation.messages)
-    upto = text if whole else tokenizer.render(conversation.messages[: index + 1], tools)
+    prompt = rendering.upto(index, generation_prompt=True)
+    upto = text if index + 1 == num_messages else rendering.upto(index + 1)
     if not upto.startswith(prompt):
         raise Refusal(path, f"does not follow its generation prompt: {_parting(prompt, upto)}")
     if not text.startswith(upto):
@@ -123,22 +119,47 @@ def _turn(
     return len(prompt), len(prompt) + end + len(marks.end)
 
 
-def _untrained_messages(
-    tokenizer: ChatTokenizer, conversation: Conversation, text: str
-) -> list[Span]:
+def _untrained_messages(rendering: Rendering, conversation: Conversation, text: str) -> list[Span]:
     """Whole turns, header and tail included, of messages with `train: false`."""
     spans: list[Span] = []
     for index, message in enumerate(conversation.messages):
         if message.train is not False:
             continue
-        before = (
-            tokenizer.render(conversation.messages[:index], conversation.tools) if index else ""
-        )
-        upto = tokenizer.render(conversation.messages[: index + 1], conversation.tools)
+        before = rendering.upto(index) if index else ""
+        upto = rendering.upto(index + 1)
         if not (text.startswith(before) and text.startswith(upto)):
             raise Refusal(f"messages[{index}]", "is not a stretch of its own in the rendered chat")
         spans.append((len(before), len(upto)))
     return spans
+
+
+def turns(
+    ids: Sequence[int], marks: TurnMarks, conversation: Conversation
+) -> list[tuple[Role, Span]]:
+    """What each turn of the chat says: its role and positions from behind the header to the end.
+
+    A header counts as long as the assistant's. Turns behind the end of cut ids are left out.
+
+    Raises:
+        Refusal: The ids have more turns than the chat.
+    """
+    starts = _find_all(ids, marks.core_ids[:1])
+    given = conversation.messages[0].role is Role.SYSTEM
+    roles = [Role.SYSTEM] * (0 if given else marks.num_default_turns)
+    last = -1
+    for message, number in zip(
+        conversation.messages, _turn_numbers(conversation, marks), strict=True
+    ):
+        roles += [message.role] if number > last else []
+        last = number
+    if len(starts) > len(roles):
+        raise Refusal("messages", f"{len(roles)} turns in the chat, but {len(starts)} in the ids")
+    found: list[tuple[Role, Span]] = []
+    for role, (start, stop) in zip(roles, pairwise([*starts, len(ids)]), strict=False):
+        ends = _find_all(ids[start:stop], (marks.end_id,))
+        end = start + ends[-1] + 1 if ends else stop
+        found.append((role, (min(start + len(marks.header_ids), end), end)))
+    return found
 
 
 def by_ids(
@@ -149,16 +170,15 @@ def by_ids(
     Raises:
         Refusal: Headers and assistant messages do not match one to one.
     """
-    array = np.asarray(ids, dtype=np.int64)
-    headers = _find_all(array, marks.core_ids)
+    headers = _find_all(ids, marks.core_ids)
     answers = [i for i, m in enumerate(conversation.messages) if m.role is Role.ASSISTANT]
     if len(headers) != len(answers):
         raise Refusal(
             "messages", f"{len(answers)} assistant messages, but {len(headers)} headers in the ids"
         )
     if train_on is TrainOn.ALL:
-        return _complement(_untrained_turns(array, marks, conversation), len(ids))
-    ends = np.flatnonzero(array == marks.end_id)
+        return _complement(_untrained_turns(ids, marks, conversation), len(ids))
+    ends = _find_all(ids, (marks.end_id,))
     wanted = set(trained_turns(conversation, train_on))
     spans: list[Span] = []
     for index, position in zip(answers, headers, strict=True):
@@ -167,25 +187,31 @@ def by_ids(
         start = position + len(marks.header_ids)
         if tuple(ids[position:start]) != marks.header_ids:
             raise Refusal(f"messages[{index}]", "its header is merged with the answer in the ids")
-        behind = ends[np.searchsorted(ends, start) :]
-        if not behind.size:
+        behind = bisect_left(ends, start)
+        if behind == len(ends):
             raise Refusal(f"messages[{index}]", f"no {marks.end} behind it in the ids")
-        spans.append((start, int(behind[0]) + 1))
+        spans.append((start, ends[behind] + 1))
     return spans
 
 
-def _find_all(array: npt.NDArray[np.int64], needle: Sequence[int]) -> list[int]:
-    candidates = np.flatnonzero(array == needle[0])
-    return [int(p) for p in candidates if tuple(array[p : p + len(needle)]) == tuple(needle)]
+def _find_all(ids: Sequence[int], needle: Sequence[int]) -> list[int]:
+    """Positions of a run of ids; the list's own search is twice as fast as an array is made."""
+    found: list[int] = []
+    position = -1
+    for _ in range(ids.count(needle[0])):
+        position = ids.index(needle[0], position + 1)
+        if tuple(ids[position : position + len(needle)]) == tuple(needle):
+            found.append(position)
+    return found
 
 
 def _untrained_turns(
-    array: npt.NDArray[np.int64], marks: TurnMarks, conversation: Conversation
+    ids: Sequence[int], marks: TurnMarks, conversation: Conversation
 ) -> list[Span]:
     untrained = [i for i, m in enumerate(conversation.messages) if m.train is False]
     if not untrained:
         return []
-    starts = [int(p) for p in np.flatnonzero(array == marks.core_ids[0])]
+    starts = _find_all(ids, marks.core_ids[:1])
     turns = _turn_numbers(conversation, marks)
     given = conversation.messages[0].role is Role.SYSTEM
     num_added = 0 if given else marks.num_default_turns
@@ -195,7 +221,7 @@ def _untrained_turns(
             f"{turns[-1] + 1} turns in the chat, but {len(starts) - num_added} in the ids: "
             "`train: false` cannot be located with `train_on: all`",
         )
-    edges = [0, *starts[num_added + 1 :], len(array)]
+    edges = [0, *starts[num_added + 1 :], len(ids)]
     return [(edges[turns[i]], edges[turns[i] + 1]) for i in untrained]
 
 

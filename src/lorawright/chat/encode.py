@@ -140,7 +140,7 @@ class Encoder:
     def _prove(
         self, chat: Conversation, layout: list[Piece], pieces: list[list[int]]
     ) -> Iterator[EncodedChat | Problem]:
-        ids = [token for piece in pieces for token in piece]
+        ids = list(itertools.chain.from_iterable(pieces))
         spans_a = _spans(layout, pieces)
         try:
             spans_b = derive.by_ids(ids, self.marks, chat, self.settings.train_on)
@@ -160,8 +160,7 @@ class Encoder:
             message = "has no trained token"
             yield _problem(chat, "messages", message, Kind.UNTRAINED, UNTRAINED_HINT, severity)
             return
-        answers = _spans([replace(p, trained=p.is_answer) for p in layout], pieces)
-        fitted = self._fit(encoded, answers)
+        fitted = self._fit(encoded, layout, pieces)
         if isinstance(fitted, EncodedChat):
             self._count(fitted, layout, pieces)
             if len(fitted.ids) < len(ids):
@@ -177,12 +176,15 @@ class Encoder:
         severity = _severity(self.settings.invalid)
         return _problem(chat, refusal.path, str(refusal), Kind.MASK, MASK_HINT, severity)
 
-    def _fit(self, chat: EncodedChat, answers: list[Span]) -> EncodedChat | Problem:
+    def _fit(
+        self, chat: EncodedChat, layout: list[Piece], pieces: list[list[int]]
+    ) -> EncodedChat | Problem:
         """The chat, cut behind its last answer that fits where the policy says so."""
         limit = self.settings.max_length
         if len(chat.ids) <= limit:
             return chat
         policy = self.settings.overlong
+        answers = _spans([replace(p, trained=p.is_answer) for p in layout], pieces)
         cut = max((end for _, end in answers if end <= limit), default=0)
         if policy is OverlongPolicy.CUT and cut:
             spans = tuple((start, min(end, cut)) for start, end in chat.spans if start < cut)

@@ -15,8 +15,14 @@ from typing import Any
 
 import jinja2
 import tokenizers
-from transformers.utils.chat_template_utils import render_jinja_template
+from transformers.utils.chat_template_utils import (
+    _alias_reasoning_fields,
+    _compile_jinja_template,
+    _plain_template_data,
+    render_jinja_template,
+)
 
+from lorawright.chat.words import WordEncoder
 from lorawright.errors import TemplateError
 from lorawright.types import Message, Role, Span
 
@@ -34,6 +40,8 @@ class ChatTokenizer:
         tool_template: The one used with tools; most models have one for both.
         variables: Special tokens that templates may name (`bos_token`…).
         control_ids: Text → id of the tokens that text in a chat must not forge.
+        tokenizer_sha256: Of all that the Rust tokenizer holds.
+        words: The same ids faster, for tokenizers whose words are independent of each other.
     """
 
     name: str
@@ -42,6 +50,8 @@ class ChatTokenizer:
     tool_template: str
     variables: Mapping[str, str]
     control_ids: Mapping[str, int]
+    tokenizer_sha256: str
+    words: WordEncoder | None = None
 
     def render(
         self, messages: Sequence[Message], tools: Tools, *, generation_prompt: bool = False
@@ -51,19 +61,38 @@ class ChatTokenizer:
         Raises:
             jinja2.TemplateError: The template refuses the chat.
         """
-        text, _ = render(
-            self.tool_template if tools else self.template,
-            messages,
-            tools,
-            self.variables,
-            add_generation_prompt=generation_prompt,
-        )
-        return text
+        return self.rendering(messages, tools).upto(len(messages), generation_prompt)
+
+    def rendering(self, messages: Sequence[Message], tools: Tools) -> Rendering:
+        """A chat whose beginnings are going to be rendered."""
+        template = self.tool_template if tools else self.template
+        return Rendering(template, messages, tools, self.variables)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, nothing added; both cores are used."""
+        """Ids of each text, nothing added.
+
+        Raises:
+            TemplateError: Ids put together from words are not the tokenizer's own.
+        """
+        return self._encode_whole(texts) if self.words is None else self._encode_words(texts)
+
+    def _encode_whole(self, texts: Sequence[str]) -> list[list[int]]:
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+    def _encode_words(self, texts: Sequence[str]) -> list[list[int]]:
+        assert self.words is not None
+        found = self.words.encode(texts)
+        by_words = next((i for i, ids in enumerate(found) if ids is not None and texts[i]), None)
+        whole = [i for i, ids in enumerate(found) if ids is None or i == by_words]
+        ids_whole = dict(zip(whole, self._encode_whole([texts[i] for i in whole]), strict=True))
+        if by_words is not None and ids_whole[by_words] != found[by_words]:
+            raise TemplateError(
+                f"word by word its tokenizer gives other ids than at once for {texts[by_words]!r}",
+                where=self.name,
+                hint="this is a fault of lorawright; open an issue with the model's name",
+            )
+        return [ids_whole[i] if ids is None else ids for i, ids in enumerate(found)]
 
     def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text with control tokens read as ordinary text."""
@@ -71,7 +100,7 @@ class ChatTokenizer:
             return []
         self.backend.encode_special_tokens = True
         try:
-            return self.encode(texts)
+            return self._encode_whole(texts)
         finally:
             self.backend.encode_special_tokens = False
 
@@ -83,9 +112,47 @@ class ChatTokenizer:
         joined = self.template + "\0" + self.tool_template
         return hashlib.sha256(joined.encode()).hexdigest()
 
-    @property
-    def tokenizer_sha256(self) -> str:
-        return hashlib.sha256(self.backend.to_str().encode()).hexdigest()
+
+class Rendering:
+    """One chat by one template, rendered up to several of its messages.
+
+    Gives what `render` below gives for the same messages, but copies the chat once instead of once
+    a render. Templates cannot change what they are given: Transformers compiles them in a sandbox
+    that forbids it, so that all renders may share one copy.
+    """
+
+    __slots__ = ("_compiled", "_shared", "_turns")
+
+    def __init__(
+        self,
+        template: str,
+        messages: Sequence[Message],
+        tools: Tools,
+        variables: Mapping[str, str],
+    ) -> None:
+        self._compiled = _compile_jinja_template(template)
+        self._turns = _alias_reasoning_fields(
+            [_plain_template_data(message.for_template()) for message in messages]
+        )
+        plain_tools = None if tools is None else [_plain_template_data(tool) for tool in tools]
+        self._shared = {"tools": plain_tools, "documents": None, **variables}
+
+    def upto(self, num_messages: int, generation_prompt: bool = False) -> str:
+        """The first messages as text.
+
+        Raises:
+            jinja2.TemplateError: The template refuses them.
+        """
+        try:
+            return str(
+                self._compiled.render(
+                    self._shared,
+                    messages=self._turns[:num_messages],
+                    add_generation_prompt=generation_prompt,
+                )
+            )
+        except PYTHON_ERRORS as error:
+            raise jinja2.TemplateRuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 def render(
@@ -149,6 +216,8 @@ def load(folder: Path, name: str) -> ChatTokenizer:
             for token_id, token in backend.get_added_tokens_decoder().items()
             if token.special
         },
+        tokenizer_sha256=hashlib.sha256(backend.to_str().encode()).hexdigest(),
+        words=WordEncoder.of(backend),
     )
 
 

@@ -7,15 +7,22 @@ from collections.abc import Sequence
 
 import typer
 
+from lorawright import allocator
 from lorawright.cli.chat import chat
 from lorawright.cli.check import check
 from lorawright.cli.doctor import doctor
+from lorawright.cli.eject import eject
+from lorawright.cli.evaluate import evaluate
+from lorawright.cli.export import export
 from lorawright.cli.init import init
 from lorawright.cli.inspect import inspect
 from lorawright.cli.launch_script import launch_script
+from lorawright.cli.merge import merge
 from lorawright.cli.plan import plan
+from lorawright.cli.push import push
 from lorawright.cli.quickstart import quickstart
 from lorawright.cli.recipes import recipes
+from lorawright.cli.report import report
 from lorawright.cli.train import train
 from lorawright.errors import LorawrightError
 
@@ -32,7 +39,25 @@ app = typer.Typer(
     epilog="Exit codes: 0 fine; 1 the data, the check or the run failed; 2 the config or the "
     "command line is wrong. Errors show a Python traceback with --traceback.",
 )
-for verb in (quickstart, init, recipes, check, inspect, plan, train, launch_script, chat, doctor):
+VERBS = (
+    quickstart,
+    init,
+    recipes,
+    check,
+    inspect,
+    plan,
+    train,
+    launch_script,
+    evaluate,
+    merge,
+    export,
+    chat,
+    report,
+    push,
+    eject,
+    doctor,
+)
+for verb in VERBS:
     app.command()(verb)
 
 
@@ -86,4 +111,12 @@ def _unexpected(error: Exception) -> LorawrightError:
 
 def main() -> None:
     """The `lorawright` command."""
-    sys.exit(run(sys.argv[1:]))
+    arguments = sys.argv[1:]
+    try:
+        allocator.restart_if_useful(sys.argv[0], arguments)
+    except LorawrightError as error:
+        from lorawright.cli import console
+
+        console.print_error(error)
+        sys.exit(error.exit_code)
+    sys.exit(run(arguments))

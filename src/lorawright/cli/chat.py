@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from lorawright.cli.options import Run
-
-if TYPE_CHECKING:
-    from lorawright.talk import Sampling, Talker
 
 
 def chat(
@@ -24,52 +21,51 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0, help="0: the most likely token.")] = 0.0,
     top_p: Annotated[float, typer.Option(min=0, max=1, help="Nucleus sampling.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Answer OpenAI clients on this machine instead.")
+    ] = False,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of --serve.")] = 8000,
 ) -> None:
-    """Talk to a run; `--base` answers without the adapter."""
+    """Talk to a run; /base asks the base model the same, /retry asks again."""
     from lorawright.cli.quiet import quiet
     from lorawright.config.schema import ModelSettings
+    from lorawright.errors import ConfigError
     from lorawright.run_folder import open_run
 
+    if serve and (base or prompt is not None):
+        raise ConfigError(
+            "cannot be combined with --base or --prompt", where="--serve", hint="choose one"
+        )
     folder, config = open_run(run)
     quiet()
     from lorawright.talk import Sampling, Talker
 
     talker = Talker.load(folder, ModelSettings.model_validate(config["model"]))
-    sampling = Sampling(max_new_tokens, temperature, top_p, seed)
-    history = [] if system is None else [{"role": "system", "content": system}]
-    if prompt is not None:
-        _answer(talker, [*history, {"role": "user", "content": prompt}], sampling, base)
+    if serve:
+        _serve(talker, folder.path.resolve().name, port)
         return
-    _converse(talker, history, sampling, base)
+    sampling = Sampling(max_new_tokens, temperature, top_p, seed)
+    if prompt is None:
+        from lorawright.cli.converse import Conversation
 
-
-def _answer(talker: Talker, messages: list[dict[str, str]], sampling: Sampling, base: bool) -> str:
-    pieces: list[str] = []
+        Conversation(talker, sampling, base, system).run()
+        return
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    messages.append({"role": "user", "content": prompt})
     for piece in talker.answer(messages, sampling, base=base):
-        pieces.append(piece)
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
-    return "".join(pieces)
 
 
-def _converse(
-    talker: Talker, history: list[dict[str, str]], sampling: Sampling, base: bool
-) -> None:
+def _serve(talker: object, name: str, port: int) -> None:
+    from lorawright import serve
     from lorawright.cli import console
+    from lorawright.talk import Talker
 
-    console.note("an empty line or Ctrl-D ends; /new begins a new chat")
-    first = list(history)
-    while True:
-        try:
-            text = console.err().input("[bold cyan]you[/]: ").strip()
-        except EOFError:
-            return
-        if not text:
-            return
-        if text == "/new":
-            history = list(first)
-            continue
-        history.append({"role": "user", "content": text})
-        console.err().print(f"[bold green]{'base' if base else 'tuned'}[/]: ", end="")
-        history.append({"role": "assistant", "content": _answer(talker, history, sampling, base)})
+    assert isinstance(talker, Talker)
+    console.err().print(
+        f"{name} at http://{serve.HOST}:{port}/v1 for OpenAI clients; any API key; Ctrl-C ends",
+        markup=False,
+    )
+    serve.serve(talker, name, port)

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from lorawright.cli.options import ConfigFile, Json, Overrides
 
+if TYPE_CHECKING:
+    from lorawright.config import Config
+    from lorawright.ready import Ready, Totals
 
-def plan(config: ConfigFile, set_: Overrides = None, json: Json = False) -> None:
+
+def plan(
+    config: ConfigFile,
+    set_: Overrides = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Measure the first steps; loads the model.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Show the steps of a run, its memory and its time."""
     from lorawright.cli import console
     from lorawright.cli.progress import RowCounter
@@ -14,53 +29,84 @@ def plan(config: ConfigFile, set_: Overrides = None, json: Json = False) -> None
 
     settings = load(config, set_ or []).config
     quiet()
-    from lorawright import train
+    from lorawright import ready as stage
     from lorawright.screen import Screen
 
     with RowCounter(quiet=json) as progress:
         screen = Screen()
         screen.rows = progress  # type: ignore[method-assign] # one callback, no class needed
-        ready = train.get_ready(settings, screen)
-    steps = list(ready.plan)
-    num_tokens = sum(step.num_tokens for step in steps)
-    num_trained = sum(step.num_trained_tokens for step in steps)
+        ready = stage.get_ready(settings, screen)
+    totals = stage.totals(ready.plan)
+    seconds, peak = _cost(settings, ready, totals, probe=probe)
+    if json:
+        console.print_json(_facts(ready, totals, seconds, peak, probe=probe))
+    else:
+        _print(ready, totals, seconds, peak, probe=probe)
+
+
+def _cost(
+    settings: Config, ready: Ready, totals: Totals, *, probe: bool
+) -> tuple[float | None, int | None]:
+    """Seconds and bytes: estimated, or measured by the run's first steps."""
+    if probe:
+        from lorawright import probe as measuring
+
+        measured = measuring.run(settings, ready, totals)
+        return measured.seconds, measured.peak_memory_bytes
+    from lorawright.ready import estimate_seconds
+
     memory = ready.resolved.memory
-    seconds = train.estimate_seconds(ready, num_tokens, num_trained)
-    num_computed = sum(step.num_computed_tokens for step in steps)
-    num_passes = sum(len(passes) for step in steps for passes in step.passes)
-    facts = {
-        "num_steps": len(steps),
+    seconds = estimate_seconds(ready, totals.num_computed_tokens, totals.num_trained_tokens)
+    return seconds, None if memory is None else memory.total
+
+
+def _facts(
+    ready: Ready, totals: Totals, seconds: float | None, peak: int | None, *, probe: bool
+) -> dict[str, object]:
+    return {
+        "num_steps": len(ready.plan),
         "num_epochs": ready.config.training.epochs,
         "num_chats": len(ready.prepared.train),
-        "num_tokens": num_tokens,
-        "num_trained_tokens": num_trained,
-        "num_computed_tokens": num_computed,
-        "num_passes": num_passes,
-        "peak_memory_bytes": None if memory is None else memory.total,
+        "num_tokens": totals.num_tokens,
+        "num_trained_tokens": totals.num_trained_tokens,
+        "num_computed_tokens": totals.num_computed_tokens,
+        "num_passes": totals.num_passes,
+        "exact": totals.exact,
+        "peak_memory_bytes": peak,
         "seconds": seconds,
+        "probed": probe,
         "derived": ready.resolved.reasons,
     }
-    if json:
-        console.print_json(facts)
-        return
+
+
+def _print(
+    ready: Ready, totals: Totals, seconds: float | None, peak: int | None, *, probe: bool
+) -> None:
+    from lorawright.cli import console
+
     out = console.out()
-    out.print(f"steps      {console.number(len(steps))} of {settings.training.batch_size} chats")
-    out.print(f"passes     {console.number(num_passes)}, no padding")
-    share = num_trained / num_tokens
-    out.print(f"tokens     {console.number(num_tokens)}, {share:.0%} trained")
-    saved = num_tokens - num_computed
+    number, about = console.number, "" if totals.exact else "about "
+    num_tokens, num_computed = totals.num_tokens, totals.num_computed_tokens
+    saved, share = num_tokens - num_computed, totals.num_trained_tokens / num_tokens
+    out.print(f"steps      {number(len(ready.plan))} of {ready.plan.batch_size} chats")
+    out.print(f"passes     {about}{number(totals.num_passes)}, no padding")
+    out.print(f"tokens     {about}{number(num_tokens)}, {share:.0%} trained")
     out.print(
-        f"prefixes   {console.number(num_computed)} tokens computed, {console.number(saved)} "
+        f"prefixes   {about}{number(num_computed)} tokens computed, {number(saved)} "
         f"({saved / num_tokens:.0%}) saved by what chats of a step begin with"
     )
-    if memory is not None:
+    memory = ready.resolved.memory
+    if probe and peak is not None:
+        out.print(f"memory     {peak / 1e9:.1f} GB, measured")
+    elif memory is not None:
         out.print(
             f"memory     {memory.total / 1e9:.1f} GB: weights {memory.weights / 1e9:.1f}, "
             f"activations {memory.activations / 1e9:.1f}, logits {memory.logits / 1e9:.1f}, "
-            f"adapter {memory.adapter / 1e9:.1f}"
+            f"libraries {memory.runtime / 1e9:.1f}, adapter {memory.adapter / 1e9:.1f}"
         )
     if seconds is not None:
-        out.print(f"time       about {console.duration(seconds)} on {ready.resolved.hardware.name}")
+        how = "by the first steps" if probe else f"on {ready.resolved.hardware.name}"
+        out.print(f"time       about {console.duration(seconds)} {how}")
     for key, reason in ready.resolved.reasons.items():
         section, _, name = key.partition(".")
         value = getattr(getattr(ready.config, section), name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +13,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -110,4 +112,46 @@ class StepBar:
             )
 
     def stop(self) -> None:
+        self._progress.stop()
+
+
+class TaskBar:
+    """One bar after another; plain lines, not too many, where there is no terminal."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._lines = not quiet and not sys.stderr.isatty()
+        self._num_done: Counter[str] = Counter()
+        self._last_line = time.monotonic()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=30),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console.err(),
+            transient=True,
+            disable=quiet or not sys.stderr.isatty(),
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, what: str, num_done: int, num_all: int) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what, total=num_all)
+        self._progress.advance(self._tasks[what], num_done)
+        self._num_done[what] += num_done
+        if self._lines and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            console.err().print(f"{what} {self._num_done[what]}/{num_all}", markup=False)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._progress.stop()

@@ -13,6 +13,7 @@ def quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # no telemetry
     # deepspeed, where installed, is imported by accelerate and says on stdout what it found
     python_logging.getLogger("DeepSpeed").addFilter(lambda r: r.levelno >= python_logging.ERROR)
+    os.environ.setdefault("TQDM_DISABLE", "1")  # Transformers' bars; ours are rich's
     # trl 1.16 asks a model with transformers 5.23's old name for checkpointing; nothing to do here
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     # bitsandbytes on a CPU says that paging is for GPUs; `resolve` has said so already

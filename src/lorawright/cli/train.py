@@ -110,6 +110,7 @@ def print_result(result: Result) -> None:
         f"loss {result.first_loss:.4f} → {result.last_loss:.4f}{evaluation}"
     )
     out.print(f"adapter: {result.folder.adapter}", markup=False)
+    out.print(f"report:  {result.folder.path / 'report.html'}", markup=False)
     out.print(f"try it:  lorawright chat {result.folder.path}", markup=False)
 
 

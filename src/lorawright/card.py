@@ -1,0 +1,193 @@
+"""The model card of an adapter: README.md with base, data, settings and results.
+
+Text that a user has changed is kept: the last line holds a digest of what was written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from lorawright import hub
+from lorawright.run_facts import RunFacts
+
+FILE = "README.md"
+MARK = "<!-- lorawright "
+SETTINGS = {
+    "lora": ("rank", "alpha", "dropout", "target_modules", "use_rslora", "use_dora"),
+    "training": ("epochs", "batch_size", "learning_rate", "schedule", "warmup_ratio", "optimizer"),
+    "model": ("dtype", "quantization"),
+}
+TRAINED = {
+    "assistant": "every answer and the token that ends it",
+    "last_assistant": "the last answer of each chat and the token that ends it",
+    "all": "all tokens",
+}
+
+
+def write(folder: Path, facts: RunFacts, base: str | None = None) -> None:
+    """Writes the card into an adapter's folder, unless a person has changed the one there.
+
+    Args:
+        folder: The adapter's.
+        facts: Of its run.
+        base: Hub id of the base model, where the run names a local folder.
+    """
+    path = folder / FILE
+    if not path.is_file() or is_ours(path.read_text(encoding="utf-8")):
+        path.write_text(card(facts, base), encoding="utf-8")
+
+
+def is_ours(text: str) -> bool:
+    """Whether a card is untouched: a library's own, or ours with its digest."""
+    body, mark, rest = text.rpartition(MARK)
+    if mark:
+        return rest.split()[0] == _digest(body)
+    return "[More Information Needed]" in text  # PEFT's form, not filled in
+
+
+def _digest(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()[:16]
+
+
+def card(facts: RunFacts, base: str | None = None) -> str:
+    """The card as Markdown with the hub's metadata."""
+    base = base or hub_id(facts.config["model"]["name"])
+    metadata = ModelCardData(
+        base_model=base,
+        library_name="peft",
+        pipeline_tag="text-generation",
+        tags=["lora", "sft", "lorawright"],
+    )
+    parts = [
+        f"---\n{metadata.to_yaml()}\n---\n",
+        f"# {facts.name}\n",
+        f"A LoRA adapter for {_named(facts, base)}, fine-tuned on chats with lorawright.\n",
+        _use(base),
+        *_data(facts),
+        *_settings(facts),
+        *_results(facts),
+        *_versions(facts),
+    ]
+    body = "\n".join(parts) + "\n"
+    return f"{body}{MARK}{_digest(body)} -->\n"
+
+
+def hub_id(name: str) -> str | None:
+    """A name if it is a hub id; local folders mean nothing to others."""
+    if name == hub.TINY or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        return None
+    return None if Path(name).exists() else name
+
+
+def _named(facts: RunFacts, base: str | None) -> str:
+    if base is not None:
+        return f"[{base}](https://huggingface.co/{base})"
+    return f"`{Path(facts.config['model']['name']).name}`"
+
+
+def _use(base: str | None) -> str:
+    place = "PATH_OR_REPO_OF_THIS_ADAPTER"
+    note = "" if base else "\nThe base is a local folder; `adapter_config.json` names it.\n"
+    return f"""## Use
+{note}
+```python
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+model = AutoPeftModelForCausalLM.from_pretrained("{place}")
+tokenizer = AutoTokenizer.from_pretrained("{place}")
+chat = [{{"role": "user", "content": "Who are you?"}}]
+ids = tokenizer.apply_chat_template(
+    chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+)
+print(tokenizer.decode(model.generate(**ids, max_new_tokens=200)[0]))
+```
+
+The chat template is the base model's own, unchanged.
+"""
+
+
+def _data(facts: RunFacts) -> list[str]:
+    """Counts only; no row and no file name leaves the run folder by the card."""
+    if not facts.data:
+        return []
+    rows = [_set("training", facts.data)]
+    if facts.data.get("eval"):
+        rows.append(_set("evaluation", facts.data["eval"]))
+    table = _table(("set", "chats", "tokens", "trained tokens"), rows)
+    certificate = facts.certificate
+    proof = (
+        f"Trained: {TRAINED[certificate['train_on']]}. Two derivations of the mask agreed on "
+        f"{certificate['agreed']['by_text_and_ids']} of "
+        f"{certificate['num_rows']} rows. {facts.num_rejected} rows were left out.\n"
+        if certificate
+        else ""
+    )
+    return ["## Data\n", table, proof]
+
+
+def _set(name: str, found: dict[str, Any]) -> tuple[str, ...]:
+    numbers = (found["num_chats"], found["num_tokens"], found["num_trained_tokens"])
+    return (name, *(f"{number:,}" for number in numbers))
+
+
+def _settings(facts: RunFacts) -> list[str]:
+    rows = [
+        (f"`{section}.{name}`", str(facts.config[section][name]))
+        for section, names in SETTINGS.items()
+        for name in names
+        if name in facts.config.get(section, {})
+    ]
+    return ["## Settings\n", _table(("setting", "value"), rows)]
+
+
+def _results(facts: RunFacts) -> list[str]:
+    losses = [line["loss"] for line in facts.steps if line["loss"] is not None]
+    evals = [line["eval_loss"] for line in facts.evals if line["eval_loss"] is not None]
+    rows = [("training loss, first and last step", f"{losses[0]:.4f}, {losses[-1]:.4f}")] * bool(
+        losses
+    )
+    if evals:
+        rows.append(("evaluation loss, end of training", f"{evals[-1]:.4f}"))
+    rows += _evaluation(facts.evaluation or {})
+    return ["## Results\n", _table(("figure", "value"), rows)] if rows else []
+
+
+def _evaluation(found: dict[str, Any]) -> list[tuple[str, str]]:
+    tuned, base = found.get("tuned"), found.get("base")
+    if not tuned:
+        return []
+    rows: list[tuple[str, str]] = []
+    for key, name in (
+        ("loss", "evaluation loss"),
+        ("token_accuracy", "token accuracy"),
+        ("exact_match", "exact match of answers"),
+        ("chrf", "chrF of answers"),
+        ("stop", "share of answers that end by themselves"),
+    ):
+        if tuned.get(key) is None:
+            continue
+        before = "" if not base or base.get(key) is None else f" (base {base[key]:.4f})"
+        rows.append((name, f"{tuned[key]:.4f}{before}"))
+    return rows
+
+
+def _versions(facts: RunFacts) -> list[str]:
+    packages = facts.environment.get("packages", {})
+    named = ("lorawright", "trl", "peft", "transformers", "torch")
+    shown = ", ".join(f"{name} {packages[name]}" for name in named if packages.get(name))
+    return [f"## Versions\n\n{shown}\n"] if shown else []
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

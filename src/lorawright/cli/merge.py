@@ -1,0 +1,52 @@
+"""`lorawright merge RUN`: one model from base and adapter, proven against them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lorawright.cli.options import Json, MaxKl, Output, Overwrite, ProofData, Run
+
+
+def merge(
+    run: Run,
+    output: Output = None,
+    data: ProofData = None,
+    max_kl: MaxKl = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Merge the adapter into its base, and compare the two."""
+    from lorawright.cli import console
+    from lorawright.cli.progress import TaskBar
+    from lorawright.cli.quiet import quiet
+    from lorawright.run_folder import open_run, read_config
+
+    folder, _ = open_run(run)
+    config = read_config(folder)
+    quiet()
+    from lorawright import merge as stage
+
+    options = stage.Options(Path(output) if output else None, data, max_kl, overwrite)
+    with TaskBar(quiet=json) as progress:
+        found = stage.run(folder, config, options, progress)
+    console.note_unfinished(found["adapter"])
+    if json:
+        console.print_json(found)
+    else:
+        _print(found)
+
+
+def _print(found: dict[str, Any]) -> None:
+    from lorawright.cli import console
+
+    out = console.out()
+    out.print(
+        f"[bold green]merged[/]: {found['num_merged']} of {found['num_tensors']} tensors changed, "
+        f"{console.size(found['num_bytes'])} in {found['dtype']}"
+    )
+    out.print(f"against base + adapter: {console.divergence(found)}", markup=False)
+    if found["as_trained"] is not None:
+        what = "against the quantized base + adapter: "
+        out.print(what + console.divergence(found["as_trained"]), markup=False)
+    out.print(f"model: {found['path']}", markup=False)

@@ -1,0 +1,99 @@
+"""Answers of a model to many questions: batches, padded on the left, the most likely token each.
+
+    pad pad  <|im_start|> user … assistant \\n  ─► answer … <|im_end|>
+    <|im_start|> user … … … …  assistant \\n    ─► answer … … … … (limit: it did not stop)
+
+The prompt's ids are those of the training rows; Transformers' `generate` does the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from lorawright.eval_chats import Question
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Ids without what ended them; `stopped`: the turn's end token did, within the limit."""
+
+    ids: tuple[int, ...]
+    stopped: bool
+
+
+def generate(
+    model: Any,
+    questions: Sequence[Question],
+    *,
+    end_ids: Sequence[int],
+    max_new_tokens: int,
+    tokens_per_batch: int,
+    progress: Callable[[int], None],
+) -> list[Answer]:
+    """One answer a question, in their order.
+
+    Args:
+        model: Base or PEFT model, in evaluation mode.
+        questions: What is asked.
+        end_ids: Tokens that end an answer, the turn's end first.
+        max_new_tokens: The limit.
+        tokens_per_batch: How many tokens, prompts and answers, a batch may hold.
+        progress: Told of each number of answers that is done.
+    """
+    model.generation_config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=list(end_ids),
+        pad_token_id=end_ids[0],
+    )  # the model's own may sample or punish repetition: this measures the model
+    answers: dict[int, Answer] = {}
+    for numbers in _batches(questions, tokens_per_batch, max_new_tokens):
+        prompts = [questions[number].prompt_ids for number in numbers]
+        for number, ids in zip(numbers, _generate(model, prompts, end_ids[0]), strict=True):
+            answers[number] = _cut(ids, end_ids)
+        progress(len(numbers))
+    return [answers[number] for number in range(len(questions))]
+
+
+def _batches(
+    questions: Sequence[Question], tokens_per_batch: int, max_new_tokens: int
+) -> Iterator[list[int]]:
+    """Numbers of questions of similar length, longest first."""
+    batch: list[int] = []
+    longest = 0
+    for number in sorted(range(len(questions)), key=lambda n: -len(questions[n].prompt_ids)):
+        if batch and (longest + max_new_tokens) * (len(batch) + 1) > tokens_per_batch:
+            yield batch
+            batch = []
+        longest = longest if batch else len(questions[number].prompt_ids)
+        batch.append(number)
+    if batch:
+        yield batch
+
+
+@torch.no_grad()
+def _generate(model: Any, prompts: Sequence[Sequence[int]], pad_id: int) -> list[list[int]]:
+    width = max(len(prompt) for prompt in prompts)
+    ids_BT = torch.full((len(prompts), width), pad_id)
+    mask_BT = torch.zeros_like(ids_BT)
+    for number, prompt in enumerate(prompts):
+        ids_BT[number, width - len(prompt) :] = torch.tensor(prompt)
+        mask_BT[number, width - len(prompt) :] = 1
+    output_BT = model.generate(
+        input_ids=ids_BT.to(model.device), attention_mask=mask_BT.to(model.device)
+    )
+    new_ids: list[list[int]] = output_BT[:, width:].tolist()
+    return new_ids
+
+
+def _cut(ids: Sequence[int], end_ids: Sequence[int]) -> Answer:
+    """The answer up to the first token that ends it; behind it is padding."""
+    for position, token in enumerate(ids):
+        if token in end_ids:
+            return Answer(tuple(ids[:position]), token == end_ids[0])
+    return Answer(tuple(ids), False)

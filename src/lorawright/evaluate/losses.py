@@ -1,0 +1,143 @@
+"""Loss and accuracy per token: of what is trained, of each role, of short and long chats.
+
+A forward pass over chats of similar length, padded on the right under a causal mask; the head
+works in chunks, and of each token only its loss is kept, and only until it is added up.
+
+Shapes: B chats of a pass, T tokens of the longest, P predicted positions, H hidden.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from lorawright import head
+from lorawright.divergence import hidden_states
+from lorawright.errors import ModelError
+from lorawright.eval_chats import EvalChat
+
+LENGTHS = (128, 512, 2048, 8192)  # upper ends of the classes of length, in tokens
+LENGTH_CLASSES = [
+    *(f"{low + 1}-{high}" for low, high in pairwise((0, *LENGTHS))), f"{LENGTHS[-1] + 1}-",
+]  # fmt: skip
+
+
+@dataclass
+class Sums:
+    """What is added up while tokens pass."""
+
+    loss: float = 0.0
+    num_hits: int = 0
+    num_tokens: int = 0
+
+    def add(self, losses: torch.Tensor, hits: torch.Tensor) -> None:
+        self.loss += float(losses.sum())
+        self.num_hits += int(hits.sum())
+        self.num_tokens += len(losses)
+
+    def figures(self) -> dict[str, Any]:
+        """Means over tokens; the perplexity of one token."""
+        loss = self.loss / self.num_tokens
+        return {
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 700.0)),
+            "token_accuracy": self.num_hits / self.num_tokens,
+            "num_tokens": self.num_tokens,
+        }
+
+
+@dataclass
+class Losses:
+    """Sums over an evaluation set; `by_length` counts trained tokens."""
+
+    trained: Sums = field(default_factory=Sums)
+    by_role: dict[str, Sums] = field(default_factory=lambda: defaultdict(Sums))
+    by_length: dict[str, Sums] = field(default_factory=lambda: defaultdict(Sums))
+
+
+def measure(
+    model: Any, chats: Sequence[EvalChat], tokens_per_pass: int, progress: Callable[[int], None]
+) -> Losses:
+    """Losses of a causal model on chats.
+
+    Args:
+        model: Base or PEFT model, in evaluation mode.
+        chats: The evaluation set.
+        tokens_per_pass: How many tokens one forward pass may hold.
+        progress: Told of each number of chats that is done.
+
+    Raises:
+        ModelError: The model's logits are scaled or capped behind its head.
+    """
+    if not head.fits(model):
+        raise ModelError(
+            "scales or caps its logits, which this loss does not",
+            where=str(model.config.name_or_path),
+            hint="evaluate the merged folder with another tool",
+        )
+    found = Losses()
+    longest_first = sorted(chats, key=lambda chat: -len(chat.encoded.ids))
+    for batch in _rectangles(longest_first, tokens_per_pass):
+        _add(found, model, batch)
+        progress(len(batch))
+    return found
+
+
+def length_class(num_tokens: int) -> str:
+    """300 → `129-512`."""
+    return LENGTH_CLASSES[bisect_left(LENGTHS, num_tokens)]
+
+
+def _rectangles(chats: Sequence[EvalChat], tokens_per_pass: int) -> Iterator[list[EvalChat]]:
+    """Longest first, so many that the padded rectangle stays within the pass."""
+    batch: list[EvalChat] = []
+    for chat in chats:
+        longest = len((batch or [chat])[0].encoded.ids)
+        if batch and longest * (len(batch) + 1) > tokens_per_pass:
+            yield batch
+            batch = []
+        batch.append(chat)
+    if batch:
+        yield batch
+
+
+@torch.no_grad()
+def _add(found: Losses, model: Any, batch: Sequence[EvalChat]) -> None:
+    hidden_BTH = hidden_states(model, [chat.encoded.ids for chat in batch])
+    output = model.get_output_embeddings()
+    for chat, hidden_TH in zip(batch, hidden_BTH, strict=True):
+        positions = _positions(chat)
+        picked = torch.tensor(positions, device=hidden_TH.device)
+        targets_P = torch.tensor(
+            [chat.encoded.ids[p + 1] for p in positions], device=hidden_TH.device
+        )
+        losses_P, hits_P = head.token_losses(
+            hidden_TH[picked], output.weight, output.bias, targets_P
+        )
+        index = {position: number for number, position in enumerate(positions)}
+
+        def at(start: int, end: int, index: dict[int, int] = index) -> slice:
+            """Where the losses of tokens start…end stand."""
+            return slice(index[start - 1], index[end - 2] + 1)
+
+        for start, end in chat.encoded.spans:
+            where = at(start, end)
+            found.trained.add(losses_P[where], hits_P[where])
+            found.by_length[length_class(len(chat.encoded.ids))].add(losses_P[where], hits_P[where])
+        for role, (start, end) in chat.turns:
+            if end > start:
+                where = at(start, end)
+                found.by_role[str(role)].add(losses_P[where], hits_P[where])
+
+
+def _positions(chat: EvalChat) -> list[int]:
+    """Positions before the tokens that are counted somewhere, in order."""
+    spans = [*chat.encoded.spans, *(span for _, span in chat.turns)]
+    return sorted({token - 1 for start, end in spans for token in range(start, end)})

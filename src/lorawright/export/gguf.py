@@ -1,0 +1,163 @@
+"""`--to gguf`: files for llama.cpp and what is built on it, each proven twice.
+
+Read back with the `gguf` package: the bytes of every tensor, tokens, merges, template, end token.
+Loaded by Transformers: the tokenizer's ids, and the logits against base + adapter.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from lorawright import chat, divergence, eval_chats, hardware, merge
+from lorawright.config.schema import Config
+from lorawright.divergence import Outlook
+from lorawright.errors import ModelError
+from lorawright.export import gguf_file, gguf_tokenizer
+from lorawright.export.gguf_file import Layout
+from lorawright.export.gguf_tokenizer import GgufTokenizer
+from lorawright.merge import Parts
+from lorawright.model import TORCH_DTYPE
+from lorawright.run_folder import RunFolder
+from lorawright.types import GgufType
+
+RESULT = "export-gguf.json"
+Progress = Callable[[str, int, int], None]
+
+# Mean KL in nats above which a file is not kept: several times what the type costs a small model,
+# far below what a permuted matrix or a wrong token costs. docs/log.md has what was measured.
+MOST_MEAN_KL = {
+    GgufType.F32: 1e-4, GgufType.F16: 5e-3, GgufType.BF16: 2e-2, GgufType.Q8_0: 5e-2,
+    GgufType.Q5_1: 0.3, GgufType.Q5_0: 0.3, GgufType.Q4_1: 0.6, GgufType.Q4_0: 0.6,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Which files, where to, and how they are proven.
+
+    Attributes:
+        types: One file each.
+        output: Their folder; `gguf` in the run folder by default.
+        data: Other chats for the proof than the run's evaluation set.
+        max_mean_kl: The bound; by default by type.
+        overwrite: Replace files that are there.
+    """
+
+    types: tuple[GgufType, ...] = (GgufType.F16,)
+    output: Path | None = None
+    data: str | None = None
+    max_mean_kl: float | None = None
+    overwrite: bool = False
+
+
+def run(
+    folder: RunFolder, config: Config, options: Options, progress: Progress
+) -> dict[str, dict[str, Any]]:
+    """Writes and proves the files; adds them to `export-gguf.json`.
+
+    Returns:
+        The figures of each type.
+
+    Raises:
+        LorawrightError: See `merge.open_parts`; a model this does not convert, a file that is
+            taken, a full disk, or one that is further from base + adapter than the bound.
+    """
+    output = options.output or folder.path / "gguf"
+    name = folder.path.resolve().name
+    paths = {kind: output / f"{name}-{kind}.gguf" for kind in options.types}
+    for path in paths.values():
+        merge.refuse_taken(path, overwrite=options.overwrite)
+    parts = merge.open_parts(folder, config)
+    where = parts.config.model.name
+    rows = eval_chats.proof_rows(config, options.data)
+    settings = AutoConfig.from_pretrained(
+        parts.base, trust_remote_code=parts.config.model.trust_remote_code
+    )
+    tokenizer = gguf_tokenizer.read(parts.base, where, settings.vocab_size)
+    layouts = {
+        kind: gguf_file.lay_out(parts.weights, settings, kind, where) for kind in options.types
+    }
+    merge.refuse_full_disk(output, sum(layout.num_bytes for layout in layouts.values()))
+    output.mkdir(parents=True, exist_ok=True)
+    reference = merge.observe_tuned(parts, rows, quantized=False)
+    task = _Task(parts, tokenizer, rows, reference, name, progress)
+    found: dict[str, dict[str, Any]] = {}
+    for kind, path in paths.items():
+        bound = MOST_MEAN_KL[kind] if options.max_mean_kl is None else options.max_mean_kl
+        found[str(kind)] = task.make(layouts[kind], path, bound)
+        folder.write_json(RESULT, {**(folder.read_json(RESULT) or {}), **found})
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What is the same for every type."""
+
+    parts: Parts
+    tokenizer: GgufTokenizer
+    rows: Sequence[tuple[int, ...]]
+    reference: Outlook
+    name: str
+    progress: Progress
+
+    def make(self, layout: Layout, path: Path, bound: float) -> dict[str, Any]:
+        """One file, complete or absent."""
+        started = time.perf_counter()
+        work = path.with_name(f"{path.stem}.tmp.gguf")
+        try:
+            digests = gguf_file.write(
+                layout,
+                self.parts.weights,
+                self.tokenizer.add_to,
+                work,
+                self.name,
+                lambda num: self.progress(f"write {layout.type}", num, len(layout.entries)),
+            )
+            types = gguf_file.verify(work, layout, digests, self.tokenizer.metadata())
+            self._verify_tokenizer(work)
+            distance = divergence.compare(self.reference, self._observe(work))
+            merge.refuse_divergence(distance, bound, str(path))
+            work.replace(path)
+        finally:
+            work.unlink(missing_ok=True)
+        return {
+            "path": str(path),
+            "adapter": str(self.parts.adapter),
+            "type": str(layout.type),
+            "architecture": layout.config.model_type,
+            "num_bytes": path.stat().st_size,
+            "num_tensors": len(layout.entries),
+            "tensor_types": types,
+            **distance.as_dict(),
+            "seconds": time.perf_counter() - started,
+        }
+
+    def _observe(self, path: Path) -> Outlook:
+        """The file, through Transformers."""
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=TORCH_DTYPE[self.parts.config.model.dtype]
+        )
+        found = divergence.observe(model.to(hardware.detect().device.value).eval(), self.rows)
+        del model
+        gc.collect()
+        return found
+
+    def _verify_tokenizer(self, path: Path) -> None:
+        """The file's tokenizer gives the ids of the model's own."""
+        found = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        ours = chat.load(self.parts.base, self.parts.config.model.name)
+        texts = [ours.decode(row) for row in self.rows]
+        for text, ids in zip(texts, ours.encode(texts), strict=True):
+            if found(text, add_special_tokens=False)["input_ids"] != ids:
+                raise ModelError(
+                    f"its tokenizer reads {text[:40]!r} as other ids than the model's",
+                    where=str(path),
+                    hint=gguf_file.CONVERTER_HINT,
+                )

@@ -1,0 +1,133 @@
+"""`--to vllm`: whether vLLM takes the adapter as it is, and the commands that serve it.
+
+vLLM's rules stand in its own code: `vllm/lora/peft_helper.py` (features of an adapter) and
+`vllm/config/lora.py` (ranks). Where one is broken, the merged folder is the way.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from lorawright import chat, hub, merge, talk
+from lorawright.config.schema import Config
+from lorawright.errors import ModelError
+from lorawright.merge.weights import ADAPTER
+from lorawright.run_folder import RunFolder
+
+RESULT = "export-vllm.json"
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of --max-lora-rank; a lower rank takes the next
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One rule, and what the adapter has."""
+
+    rule: str
+    ok: bool
+    found: str
+
+
+def run(folder: RunFolder, config: Config) -> dict[str, Any]:
+    """Checks adapter and merged folder; writes `export-vllm.json`.
+
+    Returns:
+        Checks and commands; without a merged folder its command is None.
+
+    Raises:
+        LorawrightError: The run has no adapter, or its base is another.
+    """
+    adapter = talk.adapter_folder(folder)
+    model = config.model
+    base = hub.model_folder(model.name, model.revision, with_code=model.trust_remote_code)
+    talk.refuse_other_base(folder, model.name, base)
+    checks = check(adapter)
+    ok = all(one.ok for one in checks)
+    proof = folder.read_json(merge.RESULT)
+    merged = None if proof is None or not Path(proof["path"]).is_dir() else proof
+    name = folder.path.resolve().name
+    served = str(base) if model.name == hub.TINY else model.name
+    template = _plain_template(folder, base, model.name)
+    settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    found = {
+        "path": str(adapter),
+        "ok": ok,
+        "checks": [asdict(one) for one in checks],
+        "commands": {
+            "adapter": _serve_adapter(served, adapter, name, settings["r"]) + template
+            if ok
+            else None,
+            "merged": None if merged is None else _serve(merged["path"], name),
+        },
+        **{
+            key: None if merged is None else merged[key]
+            for key in ("max_kl", "mean_kl", "top1_agreement")
+        },
+    }
+    folder.write_json(RESULT, found)
+    return found
+
+
+def _plain_template(folder: RunFolder, base: Path, name: str) -> str:
+    """An option, where the base's own template has tags that vLLM cannot read."""
+    template = chat.load(base, name).template
+    if chat.plain(template) == template:
+        return ""
+    path = folder.path / "vllm" / "chat_template.jinja"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(chat.plain(template), encoding="utf-8")
+    return f" --chat-template {shlex.quote(str(path))}"
+
+
+def refuse_unservable(found: dict[str, Any]) -> None:
+    """Raises ModelError where neither the adapter nor a merged folder can be served."""
+    if found["ok"] or found["commands"]["merged"]:
+        return
+    broken = next(one for one in found["checks"] if not one["ok"])
+    raise ModelError(
+        f"vLLM does not take this adapter: {broken['rule']}, got {broken['found']}",
+        where=found["path"],
+        hint="`lorawright merge RUN` first; vLLM serves the merged folder",
+    )
+
+
+def check(adapter: Path) -> list[Check]:
+    """vLLM's rules, one by one."""
+    settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    with safe_open(adapter / ADAPTER, framework="numpy") as file:
+        names = list(file.keys())
+    modules = sorted({name.split(".lora_")[0].rsplit(".", 1)[-1] for name in names if ".lora_" in name})  # fmt: skip  # noqa: E501
+    others = [name for name in modules if name not in MODULES]
+    ranks = {settings["r"], *(settings.get("rank_pattern") or {}).values()}
+    saved = settings.get("modules_to_save")
+    return [
+        Check(f"rank at most {RANKS[-1]}", max(ranks) <= RANKS[-1], str(max(ranks))),
+        Check("no DoRA", not settings.get("use_dora"), f"use_dora: {settings.get('use_dora')}"),
+        Check("no bias", settings["bias"] == "none", f"bias: {settings['bias']}"),
+        Check("no modules_to_save", not saved, f"modules_to_save: {saved}"),
+        Check(
+            "only projections of attention and MLP are adapted",
+            not others,
+            ", ".join(others or modules),
+        ),
+    ]
+
+
+def _serve(path: str, name: str) -> str:
+    return shlex.join(["vllm", "serve", path, "--served-model-name", name])
+
+
+def _serve_adapter(base: str, adapter: Path, name: str, rank: int) -> str:
+    allowed = next(one for one in RANKS if one >= rank)
+    return shlex.join(
+        [
+            "vllm", "serve", base, "--enable-lora", "--max-lora-rank", str(allowed),
+            "--lora-modules", f"{name}={adapter}",
+        ]
+    )  # fmt: skip

@@ -1,0 +1,50 @@
+"""What a run leaves for people: facts before the first step, the report at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lorawright import chat, hardware, report, run_facts, view
+from lorawright.model import Trainable
+from lorawright.plan import Plan
+from lorawright.prepare import Prepared
+from lorawright.resolve import Resolved
+from lorawright.run_facts import SampleRow
+from lorawright.run_folder import RunFolder
+
+
+def start(
+    run: RunFolder,
+    resolved: Resolved,
+    plan: Plan,
+    prepared: Prepared,
+    tokenizer_folder: Path,
+    trainable: Trainable,
+) -> None:
+    """Writes what the report needs, so that it never needs data or model."""
+    tokenizer = chat.load(tokenizer_folder, resolved.config.model.name)
+    rows = [
+        SampleRow(
+            chosen.file,
+            chosen.line,
+            len(chosen.ids),
+            chosen.num_trained_tokens,
+            tuple(view.glyphs(tokenizer, chosen)),
+        )
+        for chosen in run_facts.choose(prepared.train)
+    ]
+    numbers = (trainable.num_trainable, trainable.num_total)
+    run_facts.write_start(run, resolved, plan, prepared, rows, numbers)
+
+
+def end(run: RunFolder, seconds: float, stopped_by: str | None) -> None:
+    """Writes how it ended, and the report; `seconds`: of this sitting."""
+    run_facts.write_end(
+        run,
+        {
+            "seconds": seconds,
+            "stopped_by": stopped_by,
+            "peak_memory_bytes": hardware.peak_memory_bytes(),
+        },
+    )
+    report.write(run.path, report.own_language())

@@ -1,0 +1,280 @@
+"""Facts → HTML: one file with its styles, its curves and the library that draws them.
+
+All text goes through Jinja's autoescape; data for the curves stands in a JSON block, escaped too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+
+from lorawright import checkpoint, run_facts, view
+from lorawright.report.charts import charts
+from lorawright.report.summary import Summary, summarize
+from lorawright.report.words import Language, words
+from lorawright.run_facts import RunFacts, SampleRow
+
+FILE = "report.html"
+
+
+def write(run: str | Path, language: Language, out: Path | None = None) -> Path:
+    """The page of a run; by default `report.html` inside it.
+
+    Raises:
+        RunFolderError: There is no run, or a file of it is damaged.
+    """
+    facts = run_facts.read(run)
+    path = out or facts.path / FILE
+    checkpoint.write_atomically(path, render(facts, language).encode())
+    return path
+
+
+def compare(runs: Sequence[str | Path], language: Language, out: Path) -> Path:
+    """Several runs in one page: settings that differ, results, curves over each other."""
+    all_facts = [run_facts.read(run) for run in runs]
+    checkpoint.write_atomically(out, render_comparison(all_facts, language).encode())
+    return out
+
+
+def render(facts: RunFacts, language: Language) -> str:
+    """The page of one run."""
+    t = words(language)
+    page = _environment(t).get_template("run.html.jinja")
+    return page.render(
+        **_shared(language, t),
+        f=facts,
+        s=summarize(facts),
+        charts=_charts([facts], t),
+        changed=_reasons(facts),
+        samples=changed_first(facts),
+        exports=exports(facts),
+        commands=commands(facts),
+    )
+
+
+def render_comparison(runs: Sequence[RunFacts], language: Language) -> str:
+    """The page of several runs."""
+    t = words(language)
+    names = unique_names([facts.path for facts in runs])
+    page = _environment(t).get_template("compare.html.jinja")
+    summaries: list[Summary] = [summarize(facts) for facts in runs]
+    return page.render(
+        **_shared(language, t),
+        runs=list(zip(names, runs, summaries, strict=True)),
+        charts=_charts(runs, t, names),
+        differing=differing([facts.config for facts in runs]),
+    )
+
+
+def _shared(language: Language, t: dict[str, str]) -> dict[str, Any]:
+    """What both pages need."""
+    from lorawright import __version__
+
+    return {
+        "language": str(language),
+        "t": t,
+        "version": __version__,
+        "css": Markup(_asset("uPlot.min.css") + _asset("style.css") + view.TOKEN_CSS),
+        "plot": Markup(f"/*\n{_asset('uPlot.LICENSE')}\n*/\n{_asset('uPlot.iife.min.js')}"),
+        "script": Markup(_asset("charts.js")),
+    }
+
+
+def _asset(name: str) -> str:
+    return (files("lorawright") / "assets" / "report" / name).read_text(encoding="utf-8")
+
+
+def _environment(t: dict[str, str]) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lorawright", "assets/report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "whole": lambda value: f"{value:,.0f}",
+        "short": short,
+        "percent": lambda value: f"{value:.1%}".replace(".0%", "%"),
+        "kl": lambda value: f"{value:.1e}" if value else "0",
+        "bytes": human_bytes,
+        "duration": partial(duration, t),
+        "code": code,
+        "setting": setting,
+        "tokens_html": tokens_html,
+        "say": say,
+    }
+    return environment
+
+
+def say(text: str, **values: object) -> Markup:
+    """A word with its values, escaped; `backticks` become code."""
+    shown = {
+        name: short(value) if isinstance(value, float) else value for name, value in values.items()
+    }
+    return code(text.format(**shown))
+
+
+def code(text: str) -> Markup:
+    """Escaped text in which `…` is code."""
+    parts = str(escape(text)).split("`")
+    if len(parts) % 2 == 0:
+        return Markup(escape(text))
+    return Markup(
+        "".join(f"<code>{part}</code>" if at % 2 else part for at, part in enumerate(parts))
+    )
+
+
+def tokens_html(row: SampleRow) -> Markup:
+    """A chat in colours, by the same code as `inspect --html`."""
+    return Markup(view.spans(row.glyphs))
+
+
+def short(value: float | None) -> str:
+    """Four digits that matter: 6.808, 0.0653, 1.2e-05, 12,345."""
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    if size < -4:
+        return f"{value:.2e}"
+    return f"{value:,.{max(0, min(6, 3 - size))}f}"
+
+
+def setting(value: Any) -> str:
+    """A config value as one writes it in YAML; nothing set: a dash."""
+    if value is None or value in ({}, []):
+        return "–"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ", ".join(map(setting, value)) if isinstance(value, list) else str(value)
+
+
+def human_bytes(num_bytes: float) -> str:
+    """988097824 → 988 MB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= size:
+            value = num_bytes / size
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{num_bytes:.0f} B"
+
+
+def duration(t: dict[str, str], seconds: float) -> str:
+    """42 s, 7 min, 3 h 5 min."""
+    if seconds < 100:
+        return t["seconds"].format(num=f"{seconds:.0f}")
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return t["minutes"].format(num=minutes)
+    return t["hours"].format(hours=minutes // 60, minutes=minutes % 60)
+
+
+def _charts(
+    runs: Sequence[RunFacts], t: dict[str, str], names: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    named = (
+        runs
+        if names is None
+        else [replace(facts, name=name) for facts, name in zip(runs, names, strict=True)]
+    )
+    return [
+        {
+            "title": t[chart.key],
+            "wide": chart.wide,
+            "xlabel": t["step"],
+            "log": chart.key == "loss",
+            "series": [series.for_page() for series in chart.series if series.points],
+        }
+        for chart in charts(named, t)
+    ]
+
+
+def _reasons(facts: RunFacts) -> dict[str, str]:
+    reasons: dict[str, str] = facts.plan.get("reasons", {})
+    return reasons
+
+
+def changed_first(facts: RunFacts) -> list[dict[str, Any]]:
+    """Answers that fine-tuning changed, before those it left as they were."""
+    samples = (facts.evaluation or {}).get("samples") or []
+    return sorted(samples, key=lambda sample: bool(sample["base"] == sample["tuned"]))
+
+
+def exports(facts: RunFacts) -> list[dict[str, Any]]:
+    """What was handed on, each with its proof; figures that are not there are None."""
+    found: list[dict[str, Any]] = []
+    if facts.merge is not None:
+        found.append({"what": "merged", **facts.merge})
+    for name, entry in (facts.gguf or {}).items():
+        found.append({"what": f"GGUF {name.upper()}", **entry})
+    if facts.ollama is not None:
+        found.append({"what": "Ollama", **facts.ollama})
+    if facts.vllm is not None:
+        found.append({"what": "vLLM", **facts.vllm})
+    keys = ("path", "num_bytes", "mean_kl", "max_kl", "top1_agreement")
+    more = ("num_renders_equal", "num_renders")
+    return [
+        {"what": entry["what"], **{key: entry.get(key) for key in (*keys, *more)}}
+        for entry in found
+    ]
+
+
+PYTHON = """\
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+model = AutoPeftModelForCausalLM.from_pretrained("{adapter}")
+tokenizer = AutoTokenizer.from_pretrained("{adapter}")
+chat = [{{"role": "user", "content": "Who are you?"}}]
+ids = tokenizer.apply_chat_template(
+    chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+)
+print(tokenizer.decode(model.generate(**ids, max_new_tokens=200)[0]))"""
+
+
+def commands(facts: RunFacts) -> list[tuple[str, str]]:
+    """What can be done with the run: a word and the lines to copy."""
+    if facts.state is not run_facts.State.FINISHED:
+        return [("use_resume", "lorawright train CONFIG --resume")]
+    run = str(facts.path)
+    return [
+        ("use_chat", f"lorawright chat {run}"),
+        ("use_evaluate", f"lorawright evaluate {run}"),
+        ("use_merge", f"lorawright merge {run}"),
+        ("use_serve", f"lorawright chat {run} --serve"),
+        ("use_python", PYTHON.format(adapter=f"{run}/adapter")),
+    ]
+
+
+def differing(configs: Sequence[dict[str, Any]]) -> list[tuple[str, list[Any]]]:
+    """Dotted key and its value in each run, for settings that are not equal everywhere."""
+    flat = [dict(_flat(config)) for config in configs]
+    keys = list(dict.fromkeys(key for one in flat for key in one))
+    rows = [(key, [one.get(key) for one in flat]) for key in keys]
+    return [(key, values) for key, values in rows if any(value != values[0] for value in values)]
+
+
+def _flat(config: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [
+        (f"{section}.{name}", value)
+        for section, values in config.items()
+        for name, value in values.items()
+    ]
+
+
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """Folder names; whole paths where two are equal."""
+    names = [path.resolve().name for path in paths]
+    return [
+        name if names.count(name) == 1 else str(path)
+        for name, path in zip(names, paths, strict=True)
+    ]
