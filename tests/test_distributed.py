@@ -290,3 +290,26 @@ def test_a_launched_run_names_the_process_that_was_killed(
         train.run(config, screen=Killing())
     ranks.train(config, Start.RESUME)
     assert_bit_equal(folder, undisturbed("ddp"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_shared_prefixes_and_checkpointing_change_nothing(
+    strategy: str, ranks: Ranks, make_run: MakeRun, tmp_path: Path
+) -> None:
+    """A prefix longer than a pass: collected, used by several passes, given its gradient."""
+    system = {"role": "system", "content": "You keep a shop of many fine things. " * 40}
+    made = [{"messages": [system, *row["messages"]]} for row in rows(NUM_ROWS)]
+    path = write_jsonl(tmp_path / "train.jsonl", made)
+
+    def config(name: str) -> Config:
+        run = make_run(
+            name, dropout=0.0, batch_size=NUM_ROWS, tokens_per_pass=780, epochs=2,
+            gradient_checkpointing=True, save_steps=50,
+        )  # fmt: skip
+        data = run.data.model_copy(update={"train": str(path)})
+        return run.model_copy(update={"data": data})
+
+    one = train.get_ready(config("none"), Screen()).plan[0]
+    assert one.num_computed_tokens < one.num_tokens / 2 and len(one.passes[0]) > 1
+    assert_equal(ranks.train(config(strategy)), train.run(config("none")).folder, 1e-5)

@@ -119,7 +119,7 @@ def test_impossible_strategies_are_refused(given: str, processes: int, message: 
 def test_auto_goes_by_memory(
     weights: int, adapter: int, processes: int, expected: Strategy
 ) -> None:
-    needed = Memory(weights * 10**9, adapter * 10**9, 0, 0)
+    needed = Memory(weights * 10**9, adapter * 10**9, 0, 0, runtime=0, tokens_per_pass=1)
     reasons: dict[str, str] = {}
     found = strategy.choose(settings(), processes, needed, 80 * 10**9, reasons)
     assert found is expected and reasons["distributed.strategy"]

@@ -65,7 +65,8 @@ def disk_full(folder: RunFolder) -> Iterator[None]:
     except Exception as error:
         # torch's zip writer and safetensors wrap the system's error in classes of their own
         text = str(error)
-        if "PytorchStreamWriter" not in text and "No space left" not in text:
+        numbers = any(f"(os error {number})" in text for number in FULL)
+        if "PytorchStreamWriter" not in text and not numbers:
             raise
         raise _disk_error(folder, error) from error
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,22 @@ def to_float32(model: nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def evaluation_mode(model: nn.Module) -> None:
+    """`eval()`, and training can go on after it.
+
+    On CPUs with AVX512-BF16 bitsandbytes 0.50 repacks a 4-bit weight when a forward pass finds its
+    layer in evaluation mode, and cannot compute gradients with it afterwards.
+    """
+    model.eval()
+    if find_spec("bitsandbytes") is None:
+        return
+    from bitsandbytes.nn.modules import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.training = True  # the layer has nothing else that depends on it
 
 
 def count(model: nn.Module) -> Trainable:

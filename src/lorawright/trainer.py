@@ -26,7 +26,7 @@ from lorawright.config.schema import Config, Dtype, Strategy
 from lorawright.errors import ConfigError, TrainError
 from lorawright.hardware import Device
 from lorawright.layout import PassKind
-from lorawright.model import to_float32
+from lorawright.model import evaluation_mode, to_float32
 from lorawright.passes import StepDataset, step_tensors
 from lorawright.plan import Plan
 from lorawright.store import ChatStore
@@ -253,7 +253,7 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         assert self.eval_chats is not None and self.eval_plan is not None
         started = time.perf_counter()
         model = self.model_wrapped
-        model.eval()
+        evaluation_mode(model)
         sums_K = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         num_targets, rank = 0, self.args.process_index
         for step in self.eval_plan.evaluation():

@@ -1,0 +1,61 @@
+"""A full disk is an error with a hint; what was saved before stays."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lorawright import checkpoint, mishaps, train
+from lorawright.config import Config
+from lorawright.errors import TrainError
+from lorawright.run_folder import RunFolder
+from lorawright.train import Start
+
+MakeConfig = Callable[..., Config]
+# a file may not grow over a limit that is set once the first checkpoint stands
+FULL = """
+import resource, signal, sys
+from lorawright import train
+from lorawright.config import Config
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+class Filling(train.Screen):
+    def step(self, number, record):
+        if number == 3: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+train.run(Config.model_validate_json(sys.argv[1]), screen=Filling())
+"""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        ValueError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+    ],
+)
+def test_each_library_says_it_in_its_own_way(error: Exception, tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="disk is full"), mishaps.disk_full(RunFolder(tmp_path)):
+        raise error
+
+
+def test_other_errors_pass(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), mishaps.disk_full(RunFolder(tmp_path)):
+        raise PermissionError(errno.EACCES, "not yours")
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_the_checkpoints_that_stand(make_config: MakeConfig) -> None:
+    """The second checkpoint cannot be written; the run goes on from the first."""
+    config = make_config(epochs=2, save_steps=2)
+    command = [sys.executable, "-c", FULL, config.model_dump_json()]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 1 and "the disk is full" in ended.stderr
+    folder = RunFolder(Path(config.training.output))
+    latest = checkpoint.latest(folder.checkpoints)
+    assert latest is not None and checkpoint.step_of(latest) == 2
+    assert train.run(config, start=Start.RESUME).folder.adapter.is_dir()
