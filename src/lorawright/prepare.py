@@ -26,6 +26,7 @@ import numpy as np
 import orjson
 
 from lorawright import chat, data, hub
+from lorawright.chat import workers
 from lorawright.config.schema import Config
 from lorawright.data.fingerprint import fingerprint
 from lorawright.errors import DataError, LorawrightError, TemplateError
@@ -152,7 +153,7 @@ def _build(
         writers = {
             split: stack.enter_context(Writer(work / f"{split}.arrow")) for split in _splits(config)
         }
-        for row in encoder.run(_counted(reader, progress)):
+        for row in workers.encode(encoder, _counted(reader, progress)):
             if isinstance(row, Problem):
                 findings.add(row)
             else:
