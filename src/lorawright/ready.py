@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lorawright import estimate, hardware, hub, prepare
+from lorawright import compiled, estimate, hardware, hub, prepare
 from lorawright.config.schema import Config
 from lorawright.plan import Order, Plan
 from lorawright.prepare import Prepared
@@ -14,6 +14,7 @@ from lorawright.screen import Screen
 from lorawright.store import ChatStore
 
 EVALUATION_CHATS = 64  # that share prefixes in an evaluation
+COMPILED_CHATS = 1000  # fewer are too short a run to compile for, on any machine
 COUNTED_STEPS = 2048  # a longer plan is counted by every n-th step
 
 
@@ -63,8 +64,26 @@ def get_ready(config: Config, screen: Screen) -> Ready:
         longest = max(longest, int(prepared.eval.num_tokens_N.max()))
     resolved = resolve(config, hardware.detect(), folder, longest)
     plan = make_plan(resolved.config, prepared.train)
-    screen.planned(resolved, plan)
-    return Ready(prepared, resolved, plan, folder)
+    ready = _with_compiler(Ready(prepared, resolved, plan, folder))
+    screen.planned(ready.resolved, plan)
+    return ready
+
+
+def _with_compiler(ready: Ready) -> Ready:
+    """`training.compile` settled: once, before ranks start, since it rests on a measured speed."""
+    wish = ready.config.training.compile
+    if wish != "auto":
+        return ready
+    long = ready.plan.num_steps * ready.plan.batch_size >= COMPILED_CHATS
+    seconds = planned_seconds(ready) if long else 0.0  # short runs are not worth a measurement
+    decided, reason = compiled.pays(wish, seconds, ready.resolved.hardware.device)
+    training = ready.config.training.model_copy(update={"compile": decided})
+    resolved = replace(
+        ready.resolved,
+        config=ready.config.model_copy(update={"training": training}),
+        reasons={**ready.resolved.reasons, "training.compile": reason},
+    )
+    return replace(ready, resolved=resolved)
 
 
 def make_plan(config: Config, chats: ChatStore) -> Plan:

@@ -42,7 +42,6 @@ from lorawright.ready import (
     evaluation_plan,
     get_ready,
     make_plan,
-    planned_seconds,
 )
 from lorawright.run_folder import RunFolder
 from lorawright.screen import Screen, replay
@@ -253,9 +252,8 @@ def _load_model(ready: Ready, folder: Path, screen: Screen) -> Any:
         base = model.load_base(config.model, folder, device, training=True)
     partitioned = config.distributed.strategy is Strategy.ZERO3
     wrapped = model.add_adapter(base, config.lora, config.training.seed, partitioned=partitioned)
-    compiles, reason = compiled.pays(config.training.compile, planned_seconds(ready), device)
-    if compiles:
-        screen.note(compiled.install(wrapped, device) or f"norms are compiled: {reason}")
+    if config.training.compile is True:
+        screen.note(compiled.install(wrapped, device) or "norms are compiled")
     return wrapped
 
 
