@@ -59,7 +59,7 @@ def fork(request: dict[str, Any], number: int) -> int:
                 "MASTER_PORT": str(request["port"]),
             }
             code = rank.main(request["jobs"][number])
-    except BaseException:
+    except BaseException:  # a forked child has no caller: told, then an exit code
         traceback.print_exc()
     finally:
         os._exit(code)
