@@ -15,9 +15,10 @@ Shapes: B batch (1), N query heads, M key heads, T tokens, K keys, D head size.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
@@ -47,9 +48,7 @@ def choose(folder: Path, device: Device) -> str:
     windowed = text.get("sliding_window") and text.get("use_sliding_window", True)
     if windowed or text.get("attn_logit_softcapping") or text.get("attention_sinks"):
         return DENSE
-    if device is Device.CUDA and (
-        find_spec("flash_attn") or find_spec("torch.nn.attention.varlen")
-    ):
+    if device is Device.CUDA and kernel() is not None:
         return VARLEN
     return SEGMENTS
 
@@ -250,6 +249,16 @@ class VarlenIndex:
             max(keys),
         )
 
+    @property
+    def sizes(self) -> tuple[torch.Tensor, torch.Tensor, int, int]:
+        """In the order that these kernels take them."""
+        return (
+            self.cumulative_queries,
+            self.cumulative_keys,
+            self.longest_queries,
+            self.longest_keys,
+        )
+
 
 Kernel = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, VarlenIndex, float | None], torch.Tensor
@@ -267,15 +276,7 @@ def _flash_attn(
     from flash_attn import flash_attn_varlen_func
 
     output_TND: torch.Tensor = flash_attn_varlen_func(
-        query_TND,
-        key_KMD,
-        value_KMD,
-        index.cumulative_queries,
-        index.cumulative_keys,
-        index.longest_queries,
-        index.longest_keys,
-        softmax_scale=scale,
-        causal=True,
+        query_TND, key_KMD, value_KMD, *index.sizes, softmax_scale=scale, causal=True
     )
     return output_TND
 
@@ -289,28 +290,26 @@ def _torch_varlen(
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
+    grouped = query_TND.shape[1] != key_KMD.shape[1]
     output = varlen_attn(
         query_TND,
         key_KMD,
         value_KMD,
-        index.cumulative_queries,
-        index.cumulative_keys,
-        index.longest_queries,
-        index.longest_keys,
+        *index.sizes,
         scale=scale,
         window_size=(-1, 0),
-        enable_gqa=query_TND.shape[1] != key_KMD.shape[1],
+        enable_gqa=grouped,
     )
     assert isinstance(output, torch.Tensor)
     return output
 
 
-def kernels() -> Iterator[Kernel]:
-    """Varlen kernels that are installed, best first."""
+@cache
+def kernel() -> Kernel | None:
+    """The best varlen kernel that is installed; looked up once, it is called in each layer."""
     if find_spec("flash_attn"):
-        yield _flash_attn
-    if find_spec("torch.nn.attention.varlen"):
-        yield _torch_varlen
+        return _flash_attn
+    return _torch_varlen if find_spec("torch.nn.attention.varlen") else None
 
 
 def attend_varlen(
@@ -334,8 +333,9 @@ def attend_varlen(
     key_BMKD, value_BMKD = _settled(module, key_BMTD, value_BMTD, shape)
     if shape.index is None:
         shape.index = VarlenIndex.of(shape, query_BNTD.device)
-    kernel = next(kernels())
-    output_TND = kernel(
+    varlen = kernel()
+    assert varlen is not None, "`choose` asks for it"
+    output_TND = varlen(
         query_BNTD[0].transpose(0, 1),
         key_BMKD[0].index_select(1, shape.index.keys).transpose(0, 1),
         value_BMKD[0].index_select(1, shape.index.keys).transpose(0, 1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorawright import chat, hardware, report, run_facts, view
+from lorawright import chat, report, run_facts, view
 from lorawright.model import Trainable
 from lorawright.plan import Plan
 from lorawright.prepare import Prepared
@@ -37,14 +37,16 @@ def start(
     run_facts.write_start(run, resolved, plan, prepared, rows, numbers)
 
 
-def end(run: RunFolder, seconds: float, stopped_by: str | None) -> None:
+def end(
+    run: RunFolder, seconds: float, stopped_by: str | None, peak_memory_bytes: int | None
+) -> None:
     """Writes how it ended, and the report; `seconds`: of this sitting."""
     run_facts.write_end(
         run,
         {
             "seconds": seconds,
             "stopped_by": stopped_by,
-            "peak_memory_bytes": hardware.peak_memory_bytes(),
+            "peak_memory_bytes": peak_memory_bytes,
         },
     )
     report.write(run.path, report.own_language())

@@ -105,7 +105,10 @@ class _Buffers:
     def __init__(self, num_rows: int, weight_VH: torch.Tensor) -> None:
         vocabulary = len(weight_VH)
         self.own_CV = weight_VH.new_empty((num_rows, vocabulary))
-        self.float_CV = self.own_CV if weight_VH.dtype is torch.float32 else self.own_CV.float()
+        self.is_float = weight_VH.dtype is torch.float32
+        self.float_CV = (
+            self.own_CV if self.is_float else torch.empty_like(self.own_CV, dtype=torch.float32)
+        )
 
     def logits(
         self, hidden_CH: torch.Tensor, weight_VH: torch.Tensor, bias_V: torch.Tensor | None
@@ -114,13 +117,11 @@ class _Buffers:
         torch.mm(hidden_CH.to(weight_VH.dtype), weight_VH.T, out=own_CV)
         if bias_V is not None:
             own_CV += bias_V
-        float_CV = self.float_CV[: len(hidden_CH)]
-        return float_CV if own_CV is float_CV else float_CV.copy_(own_CV)
+        return own_CV if self.is_float else self.float_CV[: len(hidden_CH)].copy_(own_CV)
 
     def narrow(self, float_CV: torch.Tensor) -> torch.Tensor:
         """The float32 buffer in the head's numbers."""
-        own_CV = self.own_CV[: len(float_CV)]
-        return own_CV if self.own_CV is self.float_CV else own_CV.copy_(float_CV)
+        return float_CV if self.is_float else self.own_CV[: len(float_CV)].copy_(float_CV)
 
 
 def _mean_logit(logits_CV: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 
-from lorawright import estimate, hardware, train
+from lorawright import estimate, hardware, launch, train
 from lorawright.config.schema import Config
 from lorawright.ready import Ready, Totals
 
@@ -25,7 +25,7 @@ class Probe:
 
     Attributes:
         seconds: Of all steps.
-        peak_memory_bytes: Of one process; None where it cannot be measured.
+        peak_memory_bytes: Of this process; None where it cannot be measured, or others trained.
         num_steps: How many steps were measured.
     """
 
@@ -42,8 +42,14 @@ def run(config: Config, ready: Ready, totals: Totals) -> Probe:
         ready: The same, settled.
         totals: Of its plan.
     """
+    num_measured = min(NUM_STEPS, ready.plan.num_steps)
     with tempfile.TemporaryDirectory() as folder:
-        training = {"output": folder + "/run", "max_steps": NUM_STEPS, "trackers": []}
+        training = {
+            "output": folder + "/run",
+            "max_steps": num_measured,
+            "logging_steps": 1,
+            "trackers": [],
+        }
         short = config.model_copy(
             update={
                 "data": config.data.model_copy(update={"eval": None}),
@@ -52,13 +58,13 @@ def run(config: Config, ready: Ready, totals: Totals) -> Probe:
         )
         result = train.run(short)
         lines = [line for line in result.folder.read_metrics() if "loss" in line]
-    num_measured = min(NUM_STEPS, ready.plan.num_steps)
     first = 1 if num_measured > 1 else 0
     measured = [ready.plan[number] for number in range(first, num_measured)]
     seconds = sum(line["seconds"] for line in lines[first:])
     work = sum(_work(ready, s.num_computed_tokens, s.num_trained_tokens) for s in measured)
     whole = _work(ready, totals.num_computed_tokens, totals.num_trained_tokens)
-    peak = hardware.peak_memory_bytes()
+    # where processes are started, what they held is not this one's to know
+    peak = None if launch.is_launched(ready.config) else hardware.peak_memory_bytes()
     scaled = None if peak is None else _scaled(peak, ready, totals)
     return Probe(seconds * whole / work, scaled, num_measured)
 

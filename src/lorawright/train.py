@@ -21,6 +21,7 @@ from lorawright import (
     compiled,
     distributed,
     handover,
+    hardware,
     hub,
     launch,
     launcher,
@@ -102,7 +103,8 @@ def run(config: Config, *, start: Start = Start.NEW, screen: Screen | None = Non
         else:
             seconds, stopped_by = _train(job, ready, folder, screen, stop, overwrite=overwrite)
     result = _result(folder, ready.plan, seconds, stopped_by)
-    handover.end(folder, seconds, None if result.stopped_by is None else result.stopped_by.name)
+    if config.distributed.machine_rank == 0:
+        _hand_over(ready, result)
     return result
 
 
@@ -207,6 +209,14 @@ def _train(
             return seconds, group.highest(stop.number or 0) or None
         adapter.save(trainer, ready.config, folder, group)
     return seconds, None
+
+
+def _hand_over(ready: Ready, result: Result) -> None:
+    """How the run ended, and its report."""
+    # where processes were started, what they held is not this one's to know
+    peak = None if launch.is_launched(ready.config) else hardware.peak_memory_bytes()
+    signal_name = None if result.stopped_by is None else result.stopped_by.name
+    handover.end(result.folder, result.seconds, signal_name, peak)
 
 
 def describe(ready: Ready, command: list[str]) -> dict[str, Any]:

@@ -231,7 +231,8 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         """A pass's share of the step's loss: its sum over the step's number of trained tokens."""
         output = model(**inputs, with_entropy=self.log_entropy)
         self._num_hits += int(output["num_hits"])
-        self._entropy_sum += float(output["entropy_sum"])
+        if self.log_entropy:
+            self._entropy_sum += float(output["entropy_sum"])
         # DDP averages gradients over processes; the sum over the step is wanted
         loss = output["loss_sum"] * self.accelerator.num_processes / num_items_in_batch
         return (loss, output) if return_outputs else loss

@@ -24,7 +24,25 @@ from lorawright.cli import console
 SECONDS_BETWEEN_LINES = 5.0  # where there is no terminal to redraw
 
 
-class RowCounter:
+class _Shown:
+    """Its bar is there inside `with`."""
+
+    _progress: Progress
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+
+class RowCounter(_Shown):
     """Counts rows while data are read and encoded."""
 
     def __init__(self, *, quiet: bool) -> None:
@@ -41,18 +59,6 @@ class RowCounter:
 
     def __call__(self, num_rows: int) -> None:
         self._progress.update(self._task, completed=num_rows)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
 
 
 class StepBar:
@@ -115,7 +121,7 @@ class StepBar:
         self._progress.stop()
 
 
-class TaskBar:
+class TaskBar(_Shown):
     """One bar after another; plain lines, not too many, where there is no terminal."""
 
     def __init__(self, *, quiet: bool) -> None:
@@ -143,15 +149,3 @@ class TaskBar:
         if self._lines and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             console.err().print(f"{what} {self._num_done[what]}/{num_all}", markup=False)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()

@@ -243,6 +243,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "mem_adapter": ("adapter and optimizer", "适配器与优化器"),
     "mem_activations": ("activations", "激活"),
     "mem_logits": ("logits", "logits"),
+    "mem_runtime": ("libraries", "程序库"),
     "parameters": ("Trained parameters", "训练参数"),
     "parameters_note": ("of {num} ({share})", "共 {num}（{share}）"),
     "started": ("Started", "开始"),
