@@ -26,7 +26,7 @@ def mask(rate: float, bounds: tuple[int, ...], width: int, number: int = 0) -> t
 
 @pytest.mark.parametrize("rate", [0.05, 0.5, 0.9])
 def test_rate(rate: float) -> None:
-    kept = mask(rate, (0, 400, 1003), 997).float()
+    kept = -mask(rate, (0, 400, 1003), 997).float()
     assert abs(float(kept.mean()) - (1 - rate)) < 3 * (rate * (1 - rate) / kept.numel()) ** 0.5
 
 

@@ -228,6 +228,19 @@ def test_varlen_index_means_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.allclose(got, expected, atol=1e-6)
 
 
+def test_short_segments_attend_in_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 1, 2, 40, 8).bfloat16()
+    shape = PassShape((8, 32), ((0,), (0, 1)))
+    with torch.autocast("cpu", torch.bfloat16):
+        got, _ = attention.attend(torch.nn.Identity(), query, key, value, None, pass_shape=shape)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query.float(), key.float(), value.float(), is_causal=True
+    )
+    assert got.dtype is torch.bfloat16
+    assert torch.allclose(got.transpose(1, 2).float(), expected, rtol=2**-8, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("config", "device", "installed", "expected"),
     [

@@ -37,7 +37,8 @@ CHOICES = (
     "MALLOC_TRIM_THRESHOLD_",
 )
 GLIBC = {
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592:"
+    # no huge pages: they cost 5 s of the first step and gained nothing after it (docs/log.md)
+    "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=8589934592:"
     "glibc.malloc.trim_threshold=17179869184"
 }
 JEMALLOC_CONF = "dirty_decay_ms:-1,muzzy_decay_ms:-1"

@@ -35,6 +35,10 @@ SEGMENTS = "lorawright"
 VARLEN = "lorawright_varlen"
 DENSE = "sdpa"
 
+FLOAT32_TOKENS = 400
+"""Most of a segment that attends in float32 on a CPU: PyTorch's bfloat16 kernel needs 5.1 ms for
+200 tokens of Qwen2.5-0.5B, forward and backward, its float32 kernel 3.6 ms (docs/log.md)."""
+
 
 def choose(folder: Path, device: Device) -> str:
     """The attention to train this model with.
@@ -202,23 +206,42 @@ def attend(
     values = torch.split(value_BMKD, [*shape.before, *shape.sizes], dim=2)
     outputs = []
     for query, path in zip(queries, shape.paths, strict=True):
-        key = _joined(keys, path)
-        size, num_keys = query.shape[2], key.shape[2]
-        causal = size == num_keys
-        outputs.append(
-            F.scaled_dot_product_attention(
-                query,
-                key,
-                _joined(values, path),
-                attn_mask=None if causal else shape.mask(size, num_keys, key.device),
-                dropout_p=dropout,
-                is_causal=causal,
-                scale=scaling,
-                enable_gqa=query_BNTD.shape[1] != key_BMTD.shape[1],
-            )
-        )
+        key, value = _joined(keys, path), _joined(values, path)
+        lead = key.shape[2] - query.shape[2]
+        if 0 < lead <= query.shape[2]:
+            # queries that nobody asks for: the causal square is less work than a mask's rectangle
+            query = F.pad(query, (0, 0, lead, 0))
+            outputs.append(_attended(query, key, value, None, dropout, scaling)[:, :, lead:])
+            continue
+        mask = shape.mask(query.shape[2], key.shape[2], key.device) if lead else None
+        outputs.append(_attended(query, key, value, mask, dropout, scaling))
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
     return output.transpose(1, 2), None
+
+
+def _attended(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float,
+    scale: float | None,
+) -> torch.Tensor:
+    """PyTorch's attention; causal without a mask."""
+    dtype, device = query.dtype, query.device.type
+    short = device == "cpu" and query.shape[2] <= FLOAT32_TOKENS
+    numbers = torch.float32 if short else dtype
+    with torch.autocast(device, enabled=False):  # it would make them bfloat16 again
+        return F.scaled_dot_product_attention(
+            query.to(numbers),
+            key.to(numbers),
+            value.to(numbers),
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=mask is None,
+            scale=scale,
+            enable_gqa=query.shape[1] != key.shape[1],
+        ).to(dtype)
 
 
 def _joined(parts: Sequence[torch.Tensor], path: tuple[int, ...]) -> torch.Tensor:

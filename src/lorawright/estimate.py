@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-LOGIT_CHUNK_TOKENS = 1024  # the head's chunk, see head.py
+LOGIT_CHUNK_TOKENS = 256  # the head's chunk, see head.py
 
 # Activations kept per token and layer without recomputation, in units of (hidden + ffn) values:
 # inputs of the seven products and of their adapters, normalized copies, attention's output.

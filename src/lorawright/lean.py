@@ -23,7 +23,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import LoraVariant
 from torch import nn
 
-from lorawright.dropout import PlannedDropout, siblings
+from lorawright.dropout import PlannedDropout, masked, siblings
 
 
 class _Down(torch.autograd.Function):
@@ -37,8 +37,9 @@ class _Down(torch.autograd.Function):
         scale: float,
         *weights_RH: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
-        joined_RH = torch.cat([weight.to(x_TH.dtype) for weight in weights_RH])
-        dropped_TH = x_TH if kept_TH is None else (x_TH * scale).mul_(kept_TH)
+        # the small weights are scaled, not the wide input
+        joined_RH = torch.cat([weight.mul(scale).to(x_TH.dtype) for weight in weights_RH])
+        dropped_TH = x_TH if kept_TH is None else masked(x_TH, kept_TH)
         ctx.save_for_backward(dropped_TH, kept_TH, joined_RH)
         ctx.scale = scale
         ctx.ranks = [len(weight) for weight in weights_RH]
@@ -54,8 +55,10 @@ class _Down(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             x_gradient_TH = joined_TR @ joined_RH
             if kept_TH is not None:
-                x_gradient_TH.mul_(ctx.scale).mul_(kept_TH)
-        given = (g.to(dtype) for g, dtype in zip(gradients_RH, ctx.dtypes, strict=True))
+                x_gradient_TH = masked(x_gradient_TH, kept_TH)
+        given = (
+            g.to(dtype).mul_(ctx.scale) for g, dtype in zip(gradients_RH, ctx.dtypes, strict=True)
+        )
         return x_gradient_TH, None, None, *given
 
 
