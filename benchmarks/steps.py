@@ -12,6 +12,7 @@ paired by round.
     trl-best       bfloat16 base, no checkpointing, the loss at assistant tokens; not packed, since
                    TRL's packs need FlashAttention to keep chats apart
     ms-swift       with `--swift PYTHON`, an interpreter of a venv that has it
+    products       no trainer: the matrix products of lorawright's step alone, as a lower bound
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import datetime
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -30,7 +32,9 @@ from pathlib import Path
 
 import sets
 
-CANDIDATES = ("trl-tutorial", "trl-best", "lorawright")
+from lorawright.config import Config
+
+CANDIDATES = ("trl-tutorial", "trl-best", "lorawright", "products")
 
 
 def main() -> None:
@@ -43,6 +47,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=CANDIDATES)
     parser.add_argument("--swift", help="interpreter of a venv with ms-swift")
+    names = "--model_type qwen2 --template qwen2_5"
+    parser.add_argument("--swift-arguments", default=names, help="its names for a local model")
     parser.add_argument("--out", type=Path, help="folder for a dated Markdown file")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
@@ -56,7 +62,8 @@ def main() -> None:
 def peak_bytes() -> int:
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    uses = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return max(use.ru_maxrss for use in uses) * 1024
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -112,8 +119,7 @@ def measure(name: str, file: str, arguments: argparse.Namespace) -> str:
 
 
 def run(one: str, chosen: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    python = arguments.swift if one == "ms-swift" else sys.executable
-    command = [python, *sys.argv, "--run", one, "--rows", str(chosen)]
+    command = [sys.executable, *sys.argv, "--run", one, "--rows", str(chosen)]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         sys.exit(f"{one} failed:\n{result.stderr[-2000:]}")
@@ -132,25 +138,9 @@ def spread(values: list[float]) -> str:
 def run_lorawright(arguments: argparse.Namespace) -> dict[str, object]:
     """Two epochs over the chats: the second step is measured."""
     from lorawright import train
-    from lorawright.config import Config
 
     with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "train.jsonl"
-        rows = json.loads(arguments.rows.read_text())
-        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        config = Config.model_validate(
-            {
-                "model": {"name": arguments.model},
-                "data": {"train": str(data)},
-                "lora": {"dropout": arguments.dropout},
-                "training": {
-                    "output": str(Path(folder) / "run"),
-                    "epochs": 2,
-                    "batch_size": arguments.batch_size,
-                    "trackers": [],
-                },
-            }
-        )
+        config = lorawright_config(arguments, Path(folder))
         result = train.run(config)
         lines = [line for line in result.folder.read_metrics() if "loss" in line]
     return {
@@ -159,6 +149,73 @@ def run_lorawright(arguments: argparse.Namespace) -> dict[str, object]:
         "trained_tokens": lines[1]["trained_tokens"],
         "loss": lines[0]["loss"],
     }
+
+
+def lorawright_config(arguments: argparse.Namespace, folder: Path) -> Config:
+    """Two epochs of one step, over the rows in the folder."""
+    data = folder / "train.jsonl"
+    rows = json.loads(arguments.rows.read_text())
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Config.model_validate(
+        {
+            "model": {"name": arguments.model},
+            "data": {"train": str(data)},
+            "lora": {"dropout": arguments.dropout},
+            "training": {
+                "output": str(folder / "run"),
+                "epochs": 2,
+                "batch_size": arguments.batch_size,
+                "trackers": [],
+            },
+        }
+    )
+
+
+def run_products(arguments: argparse.Namespace) -> dict[str, object]:
+    """Each frozen weight once forward and once for its input's gradient, for the planned passes."""
+    import time
+
+    import torch
+
+    from lorawright import estimate, head
+
+    passes = planned_passes(arguments)
+    shape = estimate.read_shape(Path(arguments.model))
+    assert shape is not None
+    config = json.loads((Path(arguments.model) / "config.json").read_text())
+    keys = shape.hidden // config["num_attention_heads"] * config["num_key_value_heads"]
+    hidden, ffn = shape.hidden, shape.ffn
+    layer = [(hidden, hidden)] * 2 + [(keys, hidden)] * 2 + [(ffn, hidden)] * 2 + [(hidden, ffn)]
+
+    def product(num_rows: int, weight_OI: torch.Tensor) -> float:
+        x_TI = torch.randn(num_rows, weight_OI.shape[1], dtype=torch.bfloat16)
+        y_TO = x_TI @ weight_OI.T  # the first call makes room
+        started = time.perf_counter()
+        torch.mm(x_TI, weight_OI.T, out=y_TO)
+        torch.mm(y_TO, weight_OI, out=x_TI)
+        return time.perf_counter() - started
+
+    weights = [torch.randn(size, dtype=torch.bfloat16) for size in layer]
+    vocabulary = torch.randn(shape.vocabulary, hidden, dtype=torch.bfloat16)
+    seconds = 0.0
+    for num_tokens, num_trained in passes:
+        for _ in range(shape.num_layers):
+            seconds += sum(product(num_tokens, weight) for weight in weights)
+        for start in range(0, num_trained, head.CHUNK):
+            seconds += product(min(head.CHUNK, num_trained - start), vocabulary)
+    return {"step_seconds": seconds, "tokens": sum(tokens for tokens, _ in passes)}
+
+
+def planned_passes(arguments: argparse.Namespace) -> list[tuple[int, int]]:
+    """(tokens, trained positions) of each pass of lorawright's step."""
+    from lorawright import ready
+    from lorawright.passes import step_tensors
+    from lorawright.screen import Screen
+
+    with tempfile.TemporaryDirectory() as folder:
+        settled = ready.get_ready(lorawright_config(arguments, Path(folder)), Screen())
+        tensors = step_tensors(settled.plan[0], 0, settled.prepared.train, "lorawright")
+        return [(one["input_ids"].shape[1], len(one["targets_P"])) for one in tensors]
 
 
 def run_trl(arguments: argparse.Namespace, *, best: bool) -> dict[str, object]:
@@ -225,12 +282,14 @@ def run_swift(arguments: argparse.Namespace) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "train.jsonl"
         data.write_text("".join(json.dumps(row) + "\n" for row in [*rows, *rows]))
-        swift = str(Path(sys.executable).with_name("swift"))
+        swift = str(Path(arguments.swift).with_name("swift"))
         command = [swift, "sft", "--model", arguments.model, "--dataset", str(data)]
-        command += ["--train_type", "lora", "--lora_rank", "8", "--lora_alpha", "16"]
+        command += shlex.split(arguments.swift_arguments)
+        command += ["--tuner_type", "lora", "--lora_rank", "8", "--lora_alpha", "16"]
         command += ["--lora_dropout", str(arguments.dropout), "--torch_dtype", "bfloat16"]
         command += ["--gradient_checkpointing", "false", "--num_train_epochs", "1"]
         command += ["--per_device_train_batch_size", "1", "--dataset_shuffle", "false"]
+        command += ["--train_dataloader_shuffle", "false", "--use_hf", "true"]
         command += ["--gradient_accumulation_steps", str(arguments.batch_size)]
         command += ["--logging_steps", "1", "--save_strategy", "no", "--max_length", "8192"]
         command += ["--split_dataset_ratio", "0", "--output_dir", folder, "--report_to", "none"]
@@ -252,6 +311,7 @@ RUNNERS: dict[str, Callable[[argparse.Namespace], dict[str, object]]] = {
     "trl-tutorial": lambda arguments: run_trl(arguments, best=False),
     "trl-best": lambda arguments: run_trl(arguments, best=True),
     "ms-swift": run_swift,
+    "products": run_products,
 }
 
 if __name__ == "__main__":
