@@ -208,13 +208,13 @@ def run_products(arguments: argparse.Namespace) -> dict[str, object]:
 
 def planned_passes(arguments: argparse.Namespace) -> list[tuple[int, int]]:
     """(tokens, trained positions) of each pass of lorawright's step."""
-    from lorawright import ready
+    from lorawright import attention, ready
     from lorawright.passes import step_tensors
     from lorawright.screen import Screen
 
     with tempfile.TemporaryDirectory() as folder:
         settled = ready.get_ready(lorawright_config(arguments, Path(folder)), Screen())
-        tensors = step_tensors(settled.plan[0], 0, settled.prepared.train, "lorawright")
+        tensors = step_tensors(settled.plan[0], 0, settled.prepared.train, attention.SEGMENTS)
         return [(one["input_ids"].shape[1], len(one["targets_P"])) for one in tensors]
 
 

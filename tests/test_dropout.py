@@ -30,6 +30,10 @@ def test_rate(rate: float) -> None:
     assert abs(float(kept.mean()) - (1 - rate)) < 3 * (rate * (1 - rate) / kept.numel()) ** 0.5
 
 
+def test_a_rate_below_the_random_bits_keeps_everything() -> None:
+    assert bool((mask(1e-6, (0, 40), 997) == -1).all())
+
+
 def test_elements_are_independent() -> None:
     """Neighbours share a random word, not their fate; nor do adapters."""
     kept = mask(0.5, (0, 400), 1000).float().flatten()

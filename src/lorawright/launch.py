@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from lorawright import hardware
 from lorawright.config.schema import Config, DistributedSettings, Dtype, Strategy
 from lorawright.hardware import Device
 from lorawright.strategy import DEEPSPEED
@@ -35,6 +36,11 @@ def launch_folder(run: Path, settings: DistributedSettings) -> Path:
 def is_launched(config: Config) -> bool:
     """Whether a resolved config needs accelerate: more than one process, or DeepSpeed."""
     return config.distributed.strategy is not Strategy.NONE
+
+
+def peak_memory_bytes(config: Config) -> int | None:
+    """What training held at most in this process; None where it started others, which held it."""
+    return None if is_launched(config) else hardware.peak_memory_bytes()
 
 
 def files(config: Config, device: Device, folder: Path) -> dict[Path, str]:

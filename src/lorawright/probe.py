@@ -12,7 +12,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 
-from lorawright import estimate, hardware, launch, train
+from lorawright import estimate, launch, train
 from lorawright.config.schema import Config
 from lorawright.ready import Ready, Totals
 
@@ -63,8 +63,7 @@ def run(config: Config, ready: Ready, totals: Totals) -> Probe:
     seconds = sum(line["seconds"] for line in lines[first:])
     work = sum(_work(ready, s.num_computed_tokens, s.num_trained_tokens) for s in measured)
     whole = _work(ready, totals.num_computed_tokens, totals.num_trained_tokens)
-    # where processes are started, what they held is not this one's to know
-    peak = None if launch.is_launched(ready.config) else hardware.peak_memory_bytes()
+    peak = launch.peak_memory_bytes(ready.config)
     scaled = None if peak is None else _scaled(peak, ready, totals)
     return Probe(seconds * whole / work, scaled, num_measured)
 

@@ -21,7 +21,6 @@ from lorawright import (
     compiled,
     distributed,
     handover,
-    hardware,
     hub,
     launch,
     launcher,
@@ -213,8 +212,7 @@ def _train(
 
 def _hand_over(ready: Ready, result: Result) -> None:
     """How the run ended, and its report."""
-    # where processes were started, what they held is not this one's to know
-    peak = None if launch.is_launched(ready.config) else hardware.peak_memory_bytes()
+    peak = launch.peak_memory_bytes(ready.config)
     signal_name = None if result.stopped_by is None else result.stopped_by.name
     handover.end(result.folder, result.seconds, signal_name, peak)
 
