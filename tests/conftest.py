@@ -14,8 +14,11 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 
+from lorawright import waiting
 from lorawright.config import Config
 from lorawright.run_folder import RunFolder, installed_versions
+
+waiting.set_short_spin(os.environ)  # nothing has imported torch yet
 
 
 def pytest_report_header() -> str:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Any
 
-from lorawright import allocator, hardware, hub, resolve
+from lorawright import allocator, hardware, hub, resolve, waiting
 from lorawright.config.schema import Config
 from lorawright.hardware import Device
 from lorawright.run_folder import environment
@@ -31,6 +31,7 @@ def examine() -> dict[str, Any]:
             else "PyTorch's, chat by chat",
             "allocator": f"{allocator.choose(allocator.detect()).reason} (train, evaluate)",
             "threads": _threads(facts),
+            "waiting": f"{waiting.describe(os.environ)} (threads that wait for each other)",
         },
         "notes": _notes(facts),
     }

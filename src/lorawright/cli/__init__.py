@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
 import typer
 
-from lorawright import allocator
+from lorawright import allocator, waiting
 from lorawright.cli.chat import chat
 from lorawright.cli.check import check
 from lorawright.cli.doctor import doctor
@@ -112,6 +113,7 @@ def _unexpected(error: Exception) -> LorawrightError:
 def main() -> None:
     """The `lorawright` command."""
     arguments = sys.argv[1:]
+    waiting.set_short_spin(os.environ)
     try:
         allocator.restart_if_useful(sys.argv[0], arguments)
     except LorawrightError as error:
