@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lorawright.cli.options import Json
+from lorawright.i18n import translate
 
 
 def doctor(json: Json = False) -> None:
@@ -25,6 +26,12 @@ def doctor(json: Json = False) -> None:
         f"{hardware['memory_bytes'] / 1e9:.1f} GB free, {hardware['num_threads']} threads"
     )
     for name, choice in facts["auto"].items():
-        out.print(f"{name:<14} {choice}")
+        out.print(f"{name:<14} {_choice(choice)}")
     for line in facts["notes"]:
-        out.print(f"note: {line}", markup=False)
+        out.print(f"note: {translate(line)}", markup=False)
+
+
+def _choice(text: str) -> str:
+    """`bfloat16 (why)`; the reason is translated."""
+    value, gap, reason = text.partition(" (")
+    return f"{value}{gap}{translate(reason.removesuffix(')'))})" if gap else translate(text)
