@@ -42,7 +42,7 @@ def test_every_message_is_in_the_catalogue() -> None:
 
 def test_extraction_follows_variables_parameters_and_returns() -> None:
     for text in (
-        "has {0} tokens, the limit is {1}",  # an argument of a helper that makes a Problem
+        "has {0} tokens, the limit is {1}",  # an argument of a function that makes a Problem
         "raise `data.max_length`, or choose `data.overlong: drop` or `cut`",  # a constant
         "is a number ({0})",  # what a function returns, inside another message
         "the model's sizes are unknown",  # reasons[key] = …

@@ -26,7 +26,7 @@ from lorawright.errors import ConfigError
 SWITCH = "LORAWRIGHT_LANG"
 HOLE = re.compile(r"\{(\d+)\}")
 FEWEST_LETTERS = 6  # of a message that a value may be taken for: `a of b` is no message
-PART_STARTS = ("is ", ",", ";", " ")
+PART_STARTS = ("is ", ",", ";", " ", "`")
 ENTRY = re.compile(r'^msgid ((?:".*"\n)+)msgstr ((?:".*"\n?)+)', re.MULTILINE)
 COMMENT = re.compile(r"^((?:.*?\s)?#\s+)(.*)$")
 

@@ -32,6 +32,9 @@ def doctor(json: Json = False) -> None:
 
 
 def _choice(text: str) -> str:
-    """`bfloat16 (why)`; the reason is translated."""
+    """A message, or `bfloat16 (why)`."""
+    shown = translate(text)
     value, gap, reason = text.partition(" (")
-    return f"{value}{gap}{translate(reason.removesuffix(')'))})" if gap else translate(text)
+    if shown != text or not gap:
+        return shown
+    return f"{translate(value)}{gap}{translate(reason.removesuffix(')'))})"
