@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test lint reference clean
+.PHONY: quickstart test lint reference catalogue clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,10 @@ lint: $(VENV)/installed
 
 reference: $(VENV)/installed
 	$(BIN)/python tools/build_reference.py
+
+catalogue: $(VENV)/installed
+	$(BIN)/python tools/build_catalogue.py
+	-$(BIN)/python tools/build_catalogue.py --missing
 
 clean:
 	rm -rf $(VENV) quickstart runs

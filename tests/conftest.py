@@ -13,6 +13,7 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
+os.environ["LORAWRIGHT_LANG"] = "en"  # whatever the developer's terminal speaks
 
 from lorawright import waiting
 from lorawright.config import Config

@@ -16,6 +16,7 @@ FILES = sorted(SRC.rglob("*.py"))
 # Who may import whom: a file imports only from layers below its own.
 LAYERS: list[set[str]] = [
     {"errors", "types"},
+    {"i18n"},
     {"config", "hardware", "hub", "prefix", "allocator", "waiting"},
     {"layout", "dropout"},
     {

@@ -46,6 +46,17 @@ def test_card_names_a_hub_base_and_results(own_run: Path) -> None:
     assert "1.5000 (base 3.0000)" in text and "end by themselves" in text
 
 
+def test_card_in_chinese(own_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same figures and settings, in the language of the run."""
+    facts = run_facts.read(own_run)
+    english = card.card(facts, BASE)
+    monkeypatch.setenv("LORAWRIGHT_LANG", "zh")
+    chinese = card.card(facts, BASE)
+    assert "掩码的两种推导" in chinese and "## Data" not in chinese
+    assert chinese.count("|") == english.count("|") and card.is_ours(chinese)
+    assert ModelCard(chinese).data.base_model == BASE
+
+
 def test_a_card_that_a_person_changed_is_kept(own_run: Path) -> None:
     facts, folder = run_facts.read(own_run), own_run / "adapter"
     ours = (folder / "README.md").read_text("utf-8")

@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from lorawright import hub
+from lorawright.i18n import translate
 from lorawright.run_facts import RunFacts
 
 FILE = "README.md"
@@ -22,6 +23,8 @@ SETTINGS = {
     "training": ("epochs", "batch_size", "learning_rate", "schedule", "warmup_ratio", "optimizer"),
     "model": ("dtype", "quantization"),
 }
+LOCAL_BASE = "The base is a local folder; `adapter_config.json` names it."
+DATA_HEAD = ("set", "chats", "tokens", "trained tokens")
 TRAINED = {
     "assistant": "every answer and the token that ends it",
     "last_assistant": "the last answer of each chat and the token that ends it",
@@ -66,7 +69,8 @@ def card(facts: RunFacts, base: str | None = None) -> str:
     parts = [
         f"---\n{metadata.to_yaml()}\n---\n",
         f"# {facts.name}\n",
-        f"A LoRA adapter for {_named(facts, base)}, fine-tuned on chats with lorawright.\n",
+        translate(f"A LoRA adapter for {_named(facts, base)}, fine-tuned on chats with lorawright.")
+        + "\n",
         _use(base),
         *_data(facts),
         *_settings(facts),
@@ -92,8 +96,8 @@ def _named(facts: RunFacts, base: str | None) -> str:
 
 def _use(base: str | None) -> str:
     place = "PATH_OR_REPO_OF_THIS_ADAPTER"
-    note = "" if base else "\nThe base is a local folder; `adapter_config.json` names it.\n"
-    return f"""## Use
+    note = "" if base else f"\n{translate(LOCAL_BASE)}\n"
+    return f"""## {translate("Use")}
 {note}
 ```python
 from peft import AutoPeftModelForCausalLM
@@ -108,7 +112,7 @@ ids = tokenizer.apply_chat_template(
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=200)[0]))
 ```
 
-The chat template is the base model's own, unchanged.
+{translate("The chat template is the base model's own, unchanged.")}
 """
 
 
@@ -116,19 +120,22 @@ def _data(facts: RunFacts) -> list[str]:
     """Counts only; no row and no file name leaves the run folder by the card."""
     if not facts.data:
         return []
-    rows = [_set("training", facts.data)]
+    rows = [_set(translate("training"), facts.data)]
     if facts.data.get("eval"):
-        rows.append(_set("evaluation", facts.data["eval"]))
-    table = _table(("set", "chats", "tokens", "trained tokens"), rows)
+        rows.append(_set(translate("evaluation"), facts.data["eval"]))
+    table = _table(tuple(map(translate, DATA_HEAD)), rows)
     certificate = facts.certificate
     proof = (
-        f"Trained: {TRAINED[certificate['train_on']]}. Two derivations of the mask agreed on "
-        f"{certificate['agreed']['by_text_and_ids']} of "
-        f"{certificate['num_rows']} rows. {facts.num_rejected} rows were left out.\n"
+        translate(
+            f"Trained: {TRAINED[certificate['train_on']]}. Two derivations of the mask agreed on "
+            f"{certificate['agreed']['by_text_and_ids']} of "
+            f"{certificate['num_rows']} rows. {facts.num_rejected} rows were left out."
+        )
+        + "\n"
         if certificate
         else ""
     )
-    return ["## Data\n", table, proof]
+    return [f"## {translate('Data')}\n", table, proof]
 
 
 def _set(name: str, found: dict[str, Any]) -> tuple[str, ...]:
@@ -143,19 +150,26 @@ def _settings(facts: RunFacts) -> list[str]:
         for name in names
         if name in facts.config.get(section, {})
     ]
-    return ["## Settings\n", _table(("setting", "value"), rows)]
+    return [
+        f"## {translate('Settings')}\n",
+        _table((translate("setting"), translate("value")), rows),
+    ]
 
 
 def _results(facts: RunFacts) -> list[str]:
     losses = [line["loss"] for line in facts.steps if line["loss"] is not None]
     evals = [line["eval_loss"] for line in facts.evals if line["eval_loss"] is not None]
-    rows = [("training loss, first and last step", f"{losses[0]:.4f}, {losses[-1]:.4f}")] * bool(
-        losses
-    )
+    rows: list[tuple[str, str]] = []
+    if losses:
+        name = translate("training loss, first and last step")
+        rows.append((name, f"{losses[0]:.4f}, {losses[-1]:.4f}"))
     if evals:
-        rows.append(("evaluation loss, end of training", f"{evals[-1]:.4f}"))
+        rows.append((translate("evaluation loss, end of training"), f"{evals[-1]:.4f}"))
     rows += _evaluation(facts.evaluation or {})
-    return ["## Results\n", _table(("figure", "value"), rows)] if rows else []
+    if not rows:
+        return []
+    head = (translate("figure"), translate("value"))
+    return [f"## {translate('Results')}\n", _table(head, rows)]
 
 
 def _evaluation(found: dict[str, Any]) -> list[tuple[str, str]]:
@@ -172,8 +186,9 @@ def _evaluation(found: dict[str, Any]) -> list[tuple[str, str]]:
     ):
         if tuned.get(key) is None:
             continue
-        before = "" if not base or base.get(key) is None else f" (base {base[key]:.4f})"
-        rows.append((name, f"{tuned[key]:.4f}{before}"))
+        of_base = (base or {}).get(key)
+        before = "" if of_base is None else f" ({translate('base')} {of_base:.4f})"
+        rows.append((translate(name), f"{tuned[key]:.4f}{before}"))
     return rows
 
 
@@ -181,7 +196,7 @@ def _versions(facts: RunFacts) -> list[str]:
     packages = facts.environment.get("packages", {})
     named = ("lorawright", "trl", "peft", "transformers", "torch")
     shown = ", ".join(f"{name} {packages[name]}" for name in named if packages.get(name))
-    return [f"## Versions\n\n{shown}\n"] if shown else []
+    return [f"## {translate('Versions')}\n\n{shown}\n"] if shown else []
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

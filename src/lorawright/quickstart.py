@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from lorawright.errors import RunFolderError
+from lorawright.i18n import translate_comments
 
 CONFIG = """\
 # What `lorawright quickstart` runs: the model inside the package, fine-tuned in seconds on a CPU.
@@ -39,7 +40,7 @@ def write(folder: Path) -> Path:
             "is not empty", where=str(folder), hint="name another: `lorawright quickstart DIR`"
         )
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    config.write_text(CONFIG, encoding="utf-8")
+    config.write_text(translate_comments(CONFIG), encoding="utf-8")
     demo = files("lorawright") / "assets" / "demo"
     for name in ("train.jsonl", "eval.jsonl"):
         with (demo / name).open("rb") as source, open(folder / "data" / name, "wb") as target:

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from lorawright.errors import ConfigError, RunFolderError
+from lorawright.i18n import translate, translate_comments
 
 EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "data/train/chats.jsonl": [
@@ -134,9 +135,9 @@ def _project_config(model: str) -> str:
     body = "\n".join(lines[start:]).replace("Qwen/Qwen2.5-0.5B-Instruct", model, 1)
     body = body.replace("output: runs/qwen2.5-0.5b", "output: runs/first")
     header = (
-        "# Your run. Put your chats into data/train and data/eval, then:\n"
+        f"# {translate('Your run. Put your chats into data/train and data/eval, then:')}\n"
         "#   lorawright check config.yaml\n"
         "#   lorawright inspect config.yaml\n"
         "#   lorawright train config.yaml\n"
     )
-    return header + body
+    return header + translate_comments(body)

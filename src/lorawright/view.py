@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from lorawright.chat import ChatTokenizer
+from lorawright.i18n import language, translate
 from lorawright.types import EncodedChat
 
 MOST_TOKENS = 4  # a character is at most four bytes
@@ -57,7 +58,8 @@ def runs(tokenizer: ChatTokenizer, chat: EncodedChat) -> Iterator[tuple[str, boo
 def page(tokenizer: ChatTokenizer, chats: Iterable[EncodedChat], title: str) -> str:
     """A self-contained HTML page of chats, token by token."""
     rows = "\n".join(_row(tokenizer, chat) for chat in chats)
-    styled = PAGE.replace("{{tokens}}", TOKEN_CSS, 1)
+    styled = PAGE.replace("{{tokens}}", TOKEN_CSS, 1).replace("{{language}}", language(), 1)
+    styled = styled.replace("{{legend}}", translate(LEGEND), 1)
     return styled.replace("{{rows}}", rows, 1).replace("{{title}}", html.escape(title), 2)
 
 
@@ -67,7 +69,7 @@ def _row(tokenizer: ChatTokenizer, chat: EncodedChat) -> str:
         f"{html.escape(chat.file)}:{chat.line} · {len(chat.ids)} tokens, "
         f"{chat.num_trained_tokens} trained"
     )
-    return f"<section><h2>{head}</h2><p>{tokens}</p></section>"
+    return f"<section><h2>{translate(head)}</h2><p>{tokens}</p></section>"
 
 
 def spans(shown: Iterable[Glyph]) -> str:
@@ -89,8 +91,12 @@ TOKEN_CSS = """.t, .u { border-radius: 3px; padding: 2px 0; }
 .t { background: var(--trained); box-shadow: inset 0 -2px 0 var(--edge); }
 """
 
+LEGEND = (
+    'Tokens that are <span class="t">trained</span> and tokens that are only '
+    '<span class="u">read</span>. Hover over a token for its id; ↵ is a newline.'
+)
 PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<html lang="{{language}}"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{{title}}</title>
 <style>
 :root { color-scheme: light dark; --ink: #1c2024; --paper: #fbfbfa; --faint: #6b7280;
@@ -104,8 +110,7 @@ p { white-space: pre-wrap; font: 13px/1.9 ui-monospace, monospace; overflow-wrap
   border: 1px solid var(--line); border-radius: 8px; padding: .8rem 1rem; margin: .3rem 0 1.6rem; }
 {{tokens}}</style>
 <h1>{{title}}</h1>
-<div>Tokens that are <span class="t">trained</span> and tokens that are only
-<span class="u">read</span>. Hover over a token for its id; ↵ is a newline.</div>
+<div>{{legend}}</div>
 {{rows}}
 </html>
 """

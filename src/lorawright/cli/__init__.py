@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import typer
 
-from lorawright import allocator, waiting
+from lorawright import allocator, i18n, waiting
 from lorawright.cli.chat import chat
 from lorawright.cli.check import check
 from lorawright.cli.doctor import doctor
 from lorawright.cli.eject import eject
 from lorawright.cli.evaluate import evaluate
 from lorawright.cli.export import export
+from lorawright.cli.help import Command, Group, UsageError, as_error
 from lorawright.cli.init import init
 from lorawright.cli.inspect import inspect
 from lorawright.cli.launch_script import launch_script
@@ -25,12 +27,14 @@ from lorawright.cli.quickstart import quickstart
 from lorawright.cli.recipes import recipes
 from lorawright.cli.report import report
 from lorawright.cli.train import train
-from lorawright.errors import LorawrightError
+from lorawright.errors import ConfigError, LorawrightError
 
 TRACEBACK = "--traceback"
+LANGUAGE = "--lang"
 
 app = typer.Typer(
     name="lorawright",
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -38,7 +42,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="LoRA fine-tuning of chat models that you can check.",
     epilog="Exit codes: 0 fine; 1 the data, the check or the run failed; 2 the config or the "
-    "command line is wrong. Errors show a Python traceback with --traceback.",
+    "command line is wrong. Errors show a Python traceback with --traceback. "
+    "`--lang en` or `--lang zh` chooses the language; else LORAWRIGHT_LANG, else the terminal's.",
 )
 VERBS = (
     quickstart,
@@ -59,7 +64,7 @@ VERBS = (
     doctor,
 )
 for verb in VERBS:
-    app.command()(verb)
+    app.command(cls=Command)(verb)
 
 
 @app.callback(invoke_without_command=True)
@@ -76,30 +81,75 @@ def run(arguments: Sequence[str]) -> int:
     with_traceback = TRACEBACK in arguments
     rest = [argument for argument in arguments if argument != TRACEBACK]
     try:
-        code = app(rest, prog_name="lorawright", standalone_mode=True)
+        rest, language = _take_language(rest)
+    except ConfigError as error:
+        return _print(error)
+    with _speaking(language):
+        return _run(rest, with_traceback)
+
+
+def _take_language(arguments: list[str]) -> tuple[list[str], i18n.Language]:
+    """The arguments without `--lang`, wherever it stands, and the language they are answered in."""
+    name, where, rest, left = os.environ.get(i18n.SWITCH), i18n.SWITCH, [], iter(arguments)
+    for argument in left:
+        option, equals, value = argument.partition("=")
+        if option != LANGUAGE:
+            rest.append(argument)
+            continue
+        name, where = value if equals else next(left, ""), LANGUAGE
+    if not name and where == i18n.SWITCH:
+        return rest, i18n.language()
+    return rest, i18n.parse_language(name or "", where)
+
+
+@contextmanager
+def _speaking(language: i18n.Language) -> Iterator[None]:
+    """Sets the language for this process and those it starts."""
+    before = os.environ.get(i18n.SWITCH)
+    os.environ[i18n.SWITCH] = language
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[i18n.SWITCH]
+        else:
+            os.environ[i18n.SWITCH] = before
+
+
+def _run(arguments: list[str], with_traceback: bool) -> int:
+    try:
+        code = app(arguments, prog_name="lorawright", standalone_mode=False)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except LorawrightError as error:
         if with_traceback:
             raise
-        from lorawright.cli import console
-        from lorawright.config.load import ConfigProblems
-
-        if isinstance(error, ConfigProblems):
-            console.print_problems(error.problems)
-        else:
-            console.print_error(error)
-        return error.exit_code
+        return _print(error)
+    except UsageError as fault:
+        if not arguments:  # what it says then is the help
+            sys.stderr.write(f"{as_error(fault).what}\n")
+            return 2
+        return _print(as_error(fault))
     except KeyboardInterrupt:
         return 130
+    except typer.Abort:
+        return 1
     except Exception as error:  # the outermost edge: whatever a library raises, one line
         if with_traceback:
             raise
-        from lorawright.cli import console
-
-        console.print_error(_unexpected(error))
-        return 1
+        return _print(_unexpected(error))
     return int(code or 0)
+
+
+def _print(error: LorawrightError) -> int:
+    from lorawright.cli import console
+    from lorawright.config.load import ConfigProblems
+
+    if isinstance(error, ConfigProblems):
+        console.print_problems(error.problems)
+    else:
+        console.print_error(error)
+    return error.exit_code
 
 
 def _unexpected(error: Exception) -> LorawrightError:
@@ -117,8 +167,5 @@ def main() -> None:
     try:
         allocator.restart_if_useful(sys.argv[0], arguments)
     except LorawrightError as error:
-        from lorawright.cli import console
-
-        console.print_error(error)
-        sys.exit(error.exit_code)
+        sys.exit(_print(error))
     sys.exit(run(arguments))

@@ -12,18 +12,29 @@ from rich.console import Console
 from rich.markup import escape
 
 from lorawright.errors import LorawrightError
+from lorawright.i18n import translate
 from lorawright.types import Kind, Problem, Severity
 
 MOST_SHOWN = 20  # problems printed in full; --json has all
 MOST_ALIKE = 3  # of one kind that does not stop the run
 
 
-def out() -> Console:
-    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+class Terminal(Console):
+    """Prints texts in the user's language."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(translate(o) if isinstance(o, str) else o for o in objects), **options)
+
+    def rule(self, title: Any = "", **options: Any) -> None:
+        super().rule(translate(title) if isinstance(title, str) else title, **options)
 
 
-def err() -> Console:
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+def out() -> Terminal:
+    return Terminal(file=sys.stdout, highlight=False, soft_wrap=True)
+
+
+def err() -> Terminal:
+    return Terminal(file=sys.stderr, highlight=False, soft_wrap=True)
 
 
 def print_json(value: object) -> None:
@@ -33,9 +44,10 @@ def print_json(value: object) -> None:
 
 def print_error(error: LorawrightError) -> None:
     where = f"{escape(error.where)}: " if error.where else ""
-    err().print(f"[bold red]error[/]: {where}{escape(error.what)}")
+    what = escape(translate(error.what))
+    err().print(f"[bold red]{translate('error')}[/]: {where}{what}")
     if error.hint:
-        err().print(f"\n[bold]hint[/]: {escape(error.hint)}")
+        err().print(f"\n[bold]{translate('hint')}[/]: {escape(translate(error.hint))}")
 
 
 def print_problems(problems: Iterable[Problem]) -> None:
@@ -47,11 +59,11 @@ def print_problems(problems: Iterable[Problem]) -> None:
         at = f"{escape(problem.path)} " if problem.path and problem.kind != "config" else ""
         colour = {"error": "bold red", "dropped": "yellow", "warning": "yellow"}[problem.severity]
         console.print(
-            f"[{colour}]{problem.severity}[/]: {escape(problem.where)}: {at}"
-            f"{escape(problem.message)}"
+            f"[{colour}]{translate(problem.severity)}[/]: {escape(problem.where)}: {at}"
+            f"{escape(translate(problem.message))}"
         )
         if problem.hint != last_hint:
-            console.print(f"  [dim]hint: {escape(problem.hint)}[/]")
+            console.print(f"  [dim]{translate('hint')}: {escape(translate(problem.hint))}[/]")
         last_hint = problem.hint
     if num_left_out:
         console.print(f"… and {num_left_out} more; `lorawright check CONFIG --json` lists all")
@@ -75,7 +87,7 @@ def _worst(problems: Iterable[Problem]) -> tuple[list[Problem], int]:
 
 
 def note(text: str) -> None:
-    err().print(f"[dim]{escape(text)}[/]")
+    err().print(f"[dim]{escape(translate(text))}[/]")
 
 
 def number(value: float) -> str:

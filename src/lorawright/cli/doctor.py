@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lorawright.cli.options import Json
+from lorawright.i18n import translate
 
 
 def doctor(json: Json = False) -> None:
@@ -25,6 +26,15 @@ def doctor(json: Json = False) -> None:
         f"{hardware['memory_bytes'] / 1e9:.1f} GB free, {hardware['num_threads']} threads"
     )
     for name, choice in facts["auto"].items():
-        out.print(f"{name:<14} {choice}")
+        out.print(f"{name:<14} {_choice(choice)}")
     for line in facts["notes"]:
-        out.print(f"note: {line}", markup=False)
+        out.print(f"note: {translate(line)}", markup=False)
+
+
+def _choice(text: str) -> str:
+    """A message, or `bfloat16 (why)`."""
+    shown = translate(text)
+    value, gap, reason = text.partition(" (")
+    if shown != text or not gap:
+        return shown
+    return f"{translate(value)}{gap}{translate(reason.removesuffix(')'))})"

@@ -53,6 +53,7 @@ def _print(found: dict[str, Any], path: str) -> None:
     from rich.table import Table
 
     from lorawright.cli import console
+    from lorawright.i18n import translate
 
     out, data = console.out(), found["data"]
     out.print(
@@ -63,12 +64,14 @@ def _print(found: dict[str, Any], path: str) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for name in ("base", "tuned"):
-        table.add_column(name, justify="right")
+        table.add_column(translate(name), justify="right")
     for label, key, form in ROWS:
-        table.add_row(label, *(_cell(found[name], key, form) for name in ("base", "tuned")))
+        table.add_row(
+            translate(label), *(_cell(found[name], key, form) for name in ("base", "tuned"))
+        )
     for group in ("by_role", "by_length"):
         for name, pair in found[group].items():
-            unit = "loss, role" if group == "by_role" else "loss, tokens"
+            unit = translate("loss, role" if group == "by_role" else "loss, tokens")
             cells = (_cell(pair[model], "loss", ".4f") for model in ("base", "tuned"))
             table.add_row(f"{unit} {name}", *cells)
     out.print(table)
@@ -101,6 +104,7 @@ def _cell(figures: dict[str, Any] | None, key: str, form: str) -> str:
 def _print_sample(found: dict[str, Any]) -> None:
     """The first answer, in full; the rest stands in the file."""
     from lorawright.cli import console
+    from lorawright.i18n import translate
 
     if not found["samples"]:
         return
@@ -108,5 +112,5 @@ def _print_sample(found: dict[str, Any]) -> None:
     out.print(f"\n{sample['file']}:{sample['line']}", markup=False)
     for name in ("reference", "base", "tuned"):
         if sample[name] is not None:
-            out.print(f"[bold]{name}[/]: ", end="")
+            out.print(f"[bold]{translate(name)}[/]: ", end="")
             out.print(sample[name], markup=False)

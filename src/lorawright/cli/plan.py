@@ -83,9 +83,10 @@ def _print(
     ready: Ready, totals: Totals, seconds: float | None, peak: int | None, *, probe: bool
 ) -> None:
     from lorawright.cli import console
+    from lorawright.i18n import translate
 
     out = console.out()
-    number, about = console.number, "" if totals.exact else "about "
+    number, about = console.number, "" if totals.exact else translate("about ")
     num_tokens, num_computed = totals.num_tokens, totals.num_computed_tokens
     saved, share = num_tokens - num_computed, totals.num_trained_tokens / num_tokens
     out.print(f"steps      {number(len(ready.plan))} of {ready.plan.batch_size} chats")
@@ -105,9 +106,12 @@ def _print(
             f"libraries {memory.runtime / 1e9:.1f}, adapter {memory.adapter / 1e9:.1f}"
         )
     if seconds is not None:
-        how = "by the first steps" if probe else f"on {ready.resolved.hardware.name}"
-        out.print(f"time       about {console.duration(seconds)} {how}")
+        time = console.duration(seconds)
+        if probe:
+            out.print(f"time       about {time}, by the first steps")
+        else:
+            out.print(f"time       about {time} on {ready.resolved.hardware.name}")
     for key, reason in ready.resolved.reasons.items():
         section, _, name = key.partition(".")
         value = getattr(getattr(ready.config, section), name)
-        out.print(f"{key}: {value}  [dim]({reason})[/]")
+        out.print(f"{key}: {value}  [dim]({translate(reason)})[/]")

@@ -20,6 +20,7 @@ from rich.progress import (
 )
 
 from lorawright.cli import console
+from lorawright.i18n import translate
 
 SECONDS_BETWEEN_LINES = 5.0  # where there is no terminal to redraw
 
@@ -49,13 +50,13 @@ class RowCounter(_Shown):
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            TextColumn("{task.completed:,.0f} rows"),
+            TextColumn(translate("{task.completed:,.0f} rows")),
             TimeElapsedColumn(),
             console=console.err(),
             transient=True,
             disable=quiet or not sys.stderr.isatty(),
         )
-        self._task = self._progress.add_task("reading and encoding", total=None)
+        self._task = self._progress.add_task(translate("reading and encoding"), total=None)
 
     def __call__(self, num_rows: int) -> None:
         self._progress.update(self._task, completed=num_rows)
@@ -71,13 +72,13 @@ class StepBar:
         self._last_line = 0.0
         self._terminal = sys.stderr.isatty()
         self._progress = Progress(
-            TextColumn("step"),
+            TextColumn(translate("step")),
             MofNCompleteColumn(),
             BarColumn(bar_width=30),
-            TextColumn("loss {task.fields[loss]}"),
+            TextColumn(translate("loss {task.fields[loss]}")),
             TextColumn("{task.fields[speed]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
+            TextColumn(translate("left")),
             TimeRemainingColumn(),
             console=console.err(),
             disable=not self._terminal,
@@ -133,7 +134,7 @@ class TaskBar(_Shown):
             MofNCompleteColumn(),
             BarColumn(bar_width=30),
             TimeElapsedColumn(),
-            TextColumn("left"),
+            TextColumn(translate("left")),
             TimeRemainingColumn(),
             console=console.err(),
             transient=True,
@@ -143,9 +144,9 @@ class TaskBar(_Shown):
 
     def __call__(self, what: str, num_done: int, num_all: int) -> None:
         if what not in self._tasks:
-            self._tasks[what] = self._progress.add_task(what, total=num_all)
+            self._tasks[what] = self._progress.add_task(translate(what), total=num_all)
         self._progress.advance(self._tasks[what], num_done)
         self._num_done[what] += num_done
         if self._lines and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            console.err().print(f"{what} {self._num_done[what]}/{num_all}", markup=False)
+            console.err().print(f"{translate(what)} {self._num_done[what]}/{num_all}", markup=False)

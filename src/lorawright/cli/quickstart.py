@@ -50,6 +50,7 @@ def _compare(run: Path) -> None:
 
     from lorawright.cli import console
     from lorawright.config.schema import ModelSettings
+    from lorawright.i18n import translate
     from lorawright.quickstart import questions
     from lorawright.run_folder import open_run
     from lorawright.talk import Sampling, Talker
@@ -58,7 +59,7 @@ def _compare(run: Path) -> None:
     talker = Talker.load(folder, ModelSettings.model_validate(config["model"]))
     table = Table()
     for title in ("question", "base", "tuned"):
-        table.add_column(title, overflow="fold")
+        table.add_column(translate(title), overflow="fold")
     for question in questions():
         messages = [{"role": "user", "content": question}]
         answers = [

@@ -16,14 +16,15 @@ def recipes(
     """List, print or copy the configs that come with lorawright."""
     from lorawright.cli import console
     from lorawright.errors import ConfigError
+    from lorawright.i18n import translate, translate_comments
     from lorawright.starter import find_recipe, list_recipes
 
     if name is None:
         for recipe in list_recipes():
-            console.out().print(f"{recipe.name:<24} {recipe.summary}", markup=False)
+            console.out().print(f"{recipe.name:<24} {translate(recipe.summary)}", markup=False)
         console.note("lorawright recipes NAME FILE copies one")
         return
-    text = find_recipe(name)
+    text = translate_comments(find_recipe(name))
     if file is None:
         sys.stdout.write(text)
         return

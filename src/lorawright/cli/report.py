@@ -12,9 +12,6 @@ from lorawright.cli.options import Json
 
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs.")],
-    lang: Annotated[
-        str | None, typer.Option("--lang", help="`en` or `zh`; as your terminal by default.")
-    ] = None,
     out: Annotated[
         str | None,
         typer.Option("--out", "-o", metavar="FILE", help="RUN/report.html, or comparison.html."),
@@ -24,11 +21,9 @@ def report(
     """Write a run as one HTML page; several runs: compare them."""
     from lorawright import report as pages
     from lorawright.cli import console
-    from lorawright.errors import ConfigError, LorawrightError
+    from lorawright.errors import LorawrightError
 
-    if lang is not None and lang not in pages.LANGUAGES:
-        raise ConfigError(f"is `{lang}`, expected en or zh", where="--lang")
-    language = pages.own_language() if lang is None else pages.Language(lang)
+    language = pages.own_language()
     target = None if out is None else Path(out)
     try:
         if len(runs) == 1:

@@ -7,6 +7,7 @@ from typing import Self
 
 from lorawright.cli import console
 from lorawright.cli.progress import RowCounter, StepBar
+from lorawright.i18n import translate
 from lorawright.model import Trainable
 from lorawright.plan import Plan
 from lorawright.prepare import Prepared
@@ -57,7 +58,7 @@ class TrainScreen(Screen):
         for key, reason in resolved.reasons.items():
             section, _, name = key.partition(".")
             value = getattr(getattr(resolved.config, section), name)
-            console.note(f"{key}: {value}  ({reason})")
+            console.note(f"{key}: {value}  ({translate(reason)})")
         memory = resolved.memory
         if memory is not None:
             console.note(f"memory: about {memory.total / 1e9:.1f} GB at its peak")

@@ -102,12 +102,14 @@ def _say_how_to_go_on(config: str, overrides: list[str], signal: str) -> None:
 
 def print_result(result: Result) -> None:
     from lorawright.cli import console
+    from lorawright.i18n import translate
 
-    evaluation = "" if result.eval_loss is None else f", eval loss {result.eval_loss:.4f}"
-    out = console.out()
+    out, losses = console.out(), f"{result.first_loss:.4f} → {result.last_loss:.4f}"
+    if result.eval_loss is not None:
+        losses = translate(f"{losses}, eval loss {result.eval_loss:.4f}")
     out.print(
         f"[bold green]done[/]: {result.num_steps} steps in {console.duration(result.seconds)}; "
-        f"loss {result.first_loss:.4f} → {result.last_loss:.4f}{evaluation}"
+        f"loss {losses}"
     )
     out.print(f"adapter: {result.folder.adapter}", markup=False)
     out.print(f"report:  {result.folder.path / 'report.html'}", markup=False)

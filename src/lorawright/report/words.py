@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from enum import StrEnum
+from lorawright.i18n import LANGUAGES, Language
+from lorawright.i18n import language as own_language
 
-
-class Language(StrEnum):
-    """A language of the page."""
-
-    ENGLISH = "en"
-    CHINESE = "zh"
-
-
-LANGUAGES = tuple(str(language) for language in Language)
-
-
-def own_language(environ: Mapping[str, str] = os.environ) -> Language:
-    """The terminal's: Chinese where the locale says so, English elsewhere."""
-    locale = environ.get("LC_ALL") or environ.get("LC_MESSAGES") or environ.get("LANG") or ""
-    return Language.CHINESE if locale.lower().startswith("zh") else Language.ENGLISH
+__all__ = ["LANGUAGES", "Language", "own_language", "words"]
 
 
 def words(language: Language) -> dict[str, str]:
