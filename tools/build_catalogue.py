@@ -62,13 +62,14 @@ ROOTS = (
     ("export/gguf_file.py", "_differences"),
     ("resume.py", "differences"),
 )
+# Whose texts may be a single word.
 WORD_SINKS = {
     "translate",
     "lead",
     "add_column",
     "add_task",
     "progress",
-}  # whose texts may be a single word
+}
 KEYWORDS = {
     "what",
     "hint",
