@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,7 +78,9 @@ def test_the_main_job(project: Path, capsys: Capture) -> None:
 def test_inspect_writes_a_page(project: Path, capsys: Capture) -> None:
     assert run(["inspect", "c.yaml", "--html", "page.html"]) == 0
     page = Path("page.html").read_text(encoding="utf-8")
-    assert '<span class="t"' in page and "http" not in page
+    assert '<span class="t"' in page and "http:" not in page and "https:" not in page
+    assert run(["inspect", "c.yaml", "--html", "no/such/folder.html"]) == 1
+    assert "no/such/folder.html: cannot be written" in capsys.readouterr().err
 
 
 def test_check_lists_config_and_data_errors_together(project: Path, capsys: Capture) -> None:
@@ -223,6 +228,66 @@ def test_folder_without_data(project: Path, capsys: Capture) -> None:
     (project / "data" / "train.jsonl").rename(project / "data" / "train.md")
     assert run(["check", "c.yaml", "--set", "data.train=data"]) == 1
     assert "error: data: is a folder without data files" in capsys.readouterr().err
+
+
+def test_a_folder_of_runs_names_them(project: Path, capsys: Capture) -> None:
+    for name in ("runs/a", "runs/b"):
+        assert run(["train", "c.yaml", "--set", f"training.output={name}"]) == 0
+    capsys.readouterr()
+    for verb in (["chat", "runs"], ["merge", "runs"], ["evaluate", "runs"], ["chat", "runs/c"]):
+        assert run(verb) == 1
+        assert "did you mean `runs/a`, `runs/b`?" in capsys.readouterr().err
+
+
+def test_a_folder_for_a_config_names_the_configs(project: Path, capsys: Capture) -> None:
+    assert run(["train", "."]) == 2
+    assert "did you mean `c.yaml`?" in capsys.readouterr().err
+    assert run(["train", "data"]) == 2
+    error = capsys.readouterr().err
+    assert "config.yaml" not in error and "lorawright init DIR" in error
+
+
+ODD = [
+    (["recipes", "qwen2.5-0.5b-lora", "no/such/c.yaml"], 2, "no/such/c.yaml: cannot be written"),
+    (["recipes", "qwen2.5-0.5b-lora", "data"], 2, "data: is there already"),
+    (["init", "c.yaml"], 1, "c.yaml: cannot be written"),
+    (["inspect", "c.yaml", "--split", "test"], 2, "--split: is `test`, expected train or eval"),
+    (["inspect", "c.yaml", "--html", "data"], 1, "data: cannot be written"),
+    (["chat", ""], 1, "RUN: is empty"),
+    (["chat", "c.yaml"], 1, "c.yaml: is a file, expected the folder of a run"),
+    (["eject", "c.yaml", "-o", "data"], 1, "data: is not empty"),
+    (["push", "none", "a/b", "--dry-run"], 1, "none: no such run"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "words"), ODD, ids=lambda v: str(v)[:50])
+def test_odd_places(
+    project: Path, arguments: list[str], code: int, words: str, capsys: Capture
+) -> None:
+    assert run(arguments) == code
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {words}") and "\n\nhint: " in error
+
+
+def test_one_problem_has_the_form_of_an_error(project: Path, capsys: Capture) -> None:
+    write_jsonl(project / "data" / "train.jsonl", [*rows(3), {"messages": []}])
+    for arguments in (["check", "c.yaml"], ["train", "c.yaml"]):
+        assert run(arguments) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: data/train.jsonl:4: messages ") and "\n\nhint: " in error
+    assert run(["check", "c.yaml", "--set", "training.sede=1"]) == 2
+    assert "  hint: did you mean `training.seed`?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("num_columns", [60, 80])
+def test_help_is_never_cut(num_columns: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lorawright", "--help"], capture_output=True, text=True,
+        env={**os.environ, "COLUMNS": str(num_columns), "LC_ALL": "C.UTF-8"},
+    )  # fmt: skip
+    assert "..." not in done.stdout.partition("Commands:")[2]
+    assert "whether they stop" in " ".join(done.stdout.split())
+    assert max(map(len, done.stdout.splitlines())) <= num_columns
 
 
 @pytest.mark.parametrize("run_folder", ["none", "data"])

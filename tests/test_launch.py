@@ -173,6 +173,18 @@ def test_scripts_are_shell(flavour: Flavour, make_config: MakeConfig, tmp_path: 
     assert words.read_text().splitlines()[1:4] == ["my runs/c.yaml", "--set", overrides[0]]
 
 
+def test_slurm_script_has_what_clusters_ask_for(make_config: MakeConfig) -> None:
+    """Options stand before the first command, else sbatch passes over them; examples are off."""
+    config = with_processes(make_config(), num_machines=2)
+    text = launch_script.write(Flavour.SLURM, config, "c.yaml", [], 8)
+    lines = text.splitlines()
+    first = next(i for i, line in enumerate(lines) if line and not line.startswith("#"))
+    assert not any("SBATCH" in line for line in lines[first:])
+    for option in ("time", "partition", "account", "mem", "cpus-per-task"):
+        assert any(line.startswith(f"##SBATCH --{option}=") for line in lines)
+    assert "#SBATCH --output=%x-%j.log" in lines and "# source .venv/bin/activate" in lines
+
+
 def test_a_script_is_of_one_kind(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["launch-script", str(config_file)]) == 2
     assert "0 kinds of script are asked for" in capsys.readouterr().err

@@ -1,17 +1,13 @@
-"""Chat: history, commands, base and tuned on the same history, and the OpenAI-compatible server."""
+"""Chat: history, commands, base and tuned on the same history."""
 
 from __future__ import annotations
 
-import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 
-from lorawright import serve
 from lorawright.cli import run as command
 from lorawright.cli.converse import Conversation
 from lorawright.config.schema import ModelSettings
@@ -67,6 +63,22 @@ def test_a_caller_that_stops_listening_stops_the_answer(talker: Talker) -> None:
     assert time.perf_counter() - started < 3
 
 
+@pytest.mark.parametrize("word", ["exit", "QUIT", "/exit", "/quit", "", "/q"])
+def test_words_that_end_a_chat(
+    talker: Talker, word: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    said = iter([word])
+    monkeypatch.setattr("rich.console.Console.input", lambda *_, **__: next(said))
+    Conversation(talker, Sampling(max_new_tokens=4)).run()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("given", "used"), [(0, 0), (5, 5), (None, 7)])
+def test_pad_id_0_is_a_pad_id(talker: Talker, given: int | None, used: int) -> None:
+    made = Talker(talker.model, SimpleNamespace(pad_token_id=given), [7])
+    assert made._generation(Sampling()).pad_token_id == used
+
+
 def test_chat_in_the_terminal(
     small_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
@@ -75,49 +87,3 @@ def test_chat_in_the_terminal(
     assert command(["chat", str(small_run), "--max-new-tokens", "12"]) == 0
     shown = capsys.readouterr()
     assert len(shown.out.splitlines()) == 2 and "/retry" in shown.err
-
-
-def test_serve_bad_input(small_run: Path, capsys: Capture) -> None:
-    assert command(["chat", str(small_run), "--serve", "--base"]) == 2
-    assert "--serve: cannot be combined" in capsys.readouterr().err
-    with socket.socket() as taken:
-        taken.bind((serve.HOST, 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
-        assert command(["chat", str(small_run), "--serve", "--port", port]) == 1
-    error = capsys.readouterr().err
-    assert f"127.0.0.1:{port}: cannot be used" in error and "--port" in error
-
-
-@pytest.fixture
-def address(talker: Talker) -> Iterator[str]:
-    import uvicorn
-
-    config = uvicorn.Config(
-        serve.application(talker, "my-run"), host=serve.HOST, port=0, log_level="error"
-    )
-    server = uvicorn.Server(config)
-    thread = Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 20
-    while not server.started and time.monotonic() < deadline:
-        time.sleep(0.02)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://{serve.HOST}:{port}/v1"
-    server.should_exit = True
-    thread.join()
-
-
-def test_openai_client(address: str, talker: Talker) -> None:
-    """The client's answers, whole and streamed, are the talker's own."""
-    from openai import OpenAI
-
-    expected = "".join(talker.answer([QUESTION], Sampling(max_new_tokens=30)))
-    asked: dict[str, Any] = {"messages": [QUESTION], "temperature": 0, "max_tokens": 30}
-    with OpenAI(base_url=address, api_key="none") as client:
-        assert [model.id for model in client.models.list().data] == ["my-run"]
-        whole = client.chat.completions.create(model="my-run", **asked)
-        assert whole.choices[0].message.content == expected
-        with client.chat.completions.create(model="other", stream=True, **asked) as stream:
-            pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
-    assert "".join(pieces) == expected and len(pieces) > 3

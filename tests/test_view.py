@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorawright import chat, hub, view
+from lorawright import chat, hub, mask_page, view
 from lorawright.config.schema import DataSettings
 from lorawright.types import Conversation, EncodedChat, Message, Role
 
@@ -33,31 +33,28 @@ def encode(question: str, *answers: str, file: str = "rows.jsonl") -> EncodedCha
 
 
 class Reader(HTMLParser):
-    """Collects the tags of a page, its heads, and its tokens as [class, ids, text]."""
+    """Collects the tags of a page, and its rows as the script draws them."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.tags: set[str] = set()
-        self.heads: list[str] = []
-        self.tokens: list[list[str]] = []
-        self.inside = ""
+        self.tags: list[str] = []
+        self.texts: dict[str, str] = {}
+        self.place = ""
         self.feed(page)
+        data = json.loads(self.texts["data"])
+        self.heads = [(data["files"][row["file"]], row) for row in data["rows"]]
+        self.tokens = [
+            (any(start <= at < end for start, end in row["spans"]), *data["glyphs"][glyph])
+            for row in data["rows"]
+            for at, glyph in enumerate(row["glyphs"])
+        ]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        given = {name: value or "" for name, value in attrs}
-        self.inside = "token" if "title" in given else tag
-        if self.inside == "token":
-            self.tokens.append([given["class"], given["title"], ""])
-
-    def handle_endtag(self, tag: str) -> None:
-        self.inside = ""
+        self.tags.append(tag)
+        self.place = dict(attrs).get("id") or tag
 
     def handle_data(self, data: str) -> None:
-        if self.inside == "token":
-            self.tokens[-1][2] += data
-        elif self.inside == "h2":
-            self.heads.append(data)
+        self.texts[self.place] = self.texts.get(self.place, "") + data
 
 
 @quick
@@ -122,40 +119,58 @@ def test_runs_of_edges() -> None:
 
 
 def test_page_escapes_text_title_and_file() -> None:
-    evil = "<tool_call><script>alert('x')</script>&<img src=x onerror=y>\"'"
+    evil = "</script><tool_call><script>alert('x')</script>&<img src=x onerror=y>\"'<!--"
     made = encode(evil, evil, file="<b>a</b>.jsonl")
-    html = view.page(TOKENIZER, [made], f"<i>{evil}")
-    expected = Reader(view.page(TOKENIZER, [encode("Hi", "Hello")], "title"))
+    html = mask_page.page(TOKENIZER, [made], f"<i>{evil} {{{{data}}}}")
+    expected = Reader(mask_page.page(TOKENIZER, [encode("Hi", "Hello")], "title"))
     assert Reader(html).tags == expected.tags
-    assert not any(tag in html for tag in ("<tool_call", "<script", "<img", "<b>", "<i>"))
+    assert not any(tag in html for tag in ("<tool_call", "<script>alert", "<img", "<b>", "<i>"))
+    assert evil in "".join(text for _, text, _ in Reader(html).tokens)
 
 
 @quick
 @given(texts, texts)
 def test_page_holds_every_token(question: str, said: str) -> None:
     made = encode(question, said)
-    page = Reader(view.page(TOKENIZER, [made], "title"))
-    ids = [int(token) for _, title, _ in page.tokens for token in title.split()]
-    assert tuple(ids) == made.ids
-    kinds = [kind for kind, title, _ in page.tokens for _ in title.split()]
-    assert kinds == ["t" if flag else "u" for flag in made.trained_flags()]
-
-
-def test_page_shows_the_text_of_every_token() -> None:
-    made = encode("你好 😀\n{{rows}} {{title}}", "  a\n\n&lt;b <tool_call>  ")
-    page = Reader(view.page(TOKENIZER, [made], "title"))
-    shown = "".join(text for _, _, text in page.tokens)
-    assert shown.replace("↵\n", "\n") == TOKENIZER.decode(made.ids)
+    page = Reader(mask_page.page(TOKENIZER, [made, made], "title"))
+    found = [(int(token), kind) for kind, _, ids in page.tokens for token in ids.split()]
+    assert tuple(token for token, _ in found) == made.ids * 2
+    assert [int(kind) for _, kind in found] == made.trained_flags() * 2
+    assert "".join(text for _, text, _ in page.tokens) == TOKENIZER.decode(made.ids) * 2
 
 
 def test_page_counts_and_names_each_row() -> None:
-    rows = [encode("Hi", "Hello!"), encode("Hi", "Bye!", "Well.")]
-    page = Reader(view.page(TOKENIZER, rows, "title"))
-    for head, row in itertools.zip_longest(page.heads, rows):
-        assert re.fullmatch(
-            rf"rows\.jsonl:3 · {len(row.ids)} tokens, {row.num_trained_tokens} trained", head
-        )
+    rows = [encode("Hi", "Hello!"), encode("Hi", "Bye!", "Well.", file="b.jsonl")]
+    page = Reader(mask_page.page(TOKENIZER, rows, "title"))
+    for (name, head), row in zip(page.heads, rows, strict=True):
+        assert (name, head["line"]) == (row.file, 3)
+        assert (head["num"], head["trained"]) == (len(row.ids), row.num_trained_tokens)
 
 
 def test_page_of_no_rows() -> None:
-    assert Reader(view.page(TOKENIZER, [], "title")).tokens == []
+    assert Reader(mask_page.page(TOKENIZER, [], "title")).tokens == []
+
+
+def test_page_of_many_rows_is_small() -> None:
+    """Each glyph stands once: 4 to 6 bytes a token, it was 40."""
+    rows = [encode(f"Question {n}", "Some words of an answer. " * 20) for n in range(50)]
+    page = mask_page.page(TOKENIZER, rows, "title")
+    empty = mask_page.page(TOKENIZER, [], "title")
+    assert len(page) - len(empty) < 8 * sum(len(row.ids) for row in rows)
+
+
+def test_page_needs_no_network() -> None:
+    page = mask_page.page(TOKENIZER, [encode("Hi", "Hello")], "title")
+    assert "http:" not in page and "https:" not in page and "url(" not in page
+
+
+def test_page_in_chinese() -> None:
+    """Every word; places for numbers and looks are the same in both."""
+    rows = [encode("Hi", "Hello")]
+    page = mask_page.page(TOKENIZER, rows, "title", "zh")
+    assert 'lang="zh"' in page and "参与训练" in page
+    assert "trained tokens" not in page and "Search" not in page
+    for english, chinese in mask_page.WORDS.values():
+        marks = [sorted(re.findall(r"\{(\w+)", text)) for text in (english, chinese)]
+        assert marks[0] == marks[1], english
+        assert english != chinese

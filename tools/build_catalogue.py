@@ -44,6 +44,7 @@ SINKS: dict[str, set[int]] = {
     "print": {0},
     "rule": {0},
     "note": {0},
+    "lead": {1, 2},
     "translate": {0},
     "translate_comments": {0},
     "add_task": {0},
@@ -61,7 +62,14 @@ ROOTS = (
     ("export/gguf_file.py", "_differences"),
     ("resume.py", "differences"),
 )
-WORD_SINKS = {"translate", "add_column", "add_task", "progress"}  # whose texts may be a single word
+# Whose texts may be a single word.
+WORD_SINKS = {
+    "translate",
+    "lead",
+    "add_column",
+    "add_task",
+    "progress",
+}
 KEYWORDS = {
     "what",
     "hint",

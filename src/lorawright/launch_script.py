@@ -58,11 +58,22 @@ def _slurm(train: str, machines: int, port: int, num_gpus: int) -> str:
 #SBATCH --nodes={machines}
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node={num_gpus}
+#SBATCH --output=%x-%j.log
+#SBATCH --open-mode=append
 #SBATCH --signal=TERM@120
 #SBATCH --requeue
+# Take away the second # of what your cluster asks for:
+##SBATCH --time=24:00:00
+##SBATCH --partition=gpu
+##SBATCH --account=my-project
+##SBATCH --cpus-per-task=16
+##SBATCH --mem=0
 # Two minutes before the time is over each machine gets SIGTERM: the run saves and ends. A requeued
 # job goes on from there. The run folder must lie on storage that all machines share.
+# What srun starts has the environment of this script: activate yours here.
 set -euo pipefail
+# source .venv/bin/activate
+# module load cuda
 export MAIN=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export AGAIN=""
 if [ "${{SLURM_RESTART_COUNT:-0}}" -gt 0 ]; then AGAIN="--resume"; fi

@@ -13,6 +13,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -176,9 +177,11 @@ def _splits(config: Config) -> list[Split]:
 
 
 def _counted(rows: Iterable[Any], progress: Callable[[int], None] | None) -> Iterable[Any]:
+    shown = 0.0
     for number, row in enumerate(rows, 1):
-        if progress is not None and number % 500 == 0:
+        if progress is not None and (number % 500 == 0 or time.monotonic() - shown > 0.1):
             progress(number)
+            shown = time.monotonic()
         yield row
 
 

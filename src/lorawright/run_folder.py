@@ -34,6 +34,8 @@ REPORTED_PACKAGES = (
     "deepspeed", "bitsandbytes", "numpy", "pyarrow",
 )  # fmt: skip
 
+MOST_NAMED = 5  # runs in a hint
+
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
@@ -166,17 +168,33 @@ def open_run(path: str | Path) -> tuple[RunFolder, dict[str, Any]]:
         RunFolderError: There is no run.
     """
     folder = RunFolder(Path(path))
-    if not folder.path.is_dir():
+    if not str(path):
         raise RunFolderError(
-            "no such run folder", where=str(path), hint="name the `training.output` of a run"
+            "is empty", where="RUN", hint="name the `training.output` of a run, `.` for this folder"
         )
+    if not folder.path.is_dir():
+        what = "is a file, expected the folder of a run" if folder.path.exists() else "no such run"
+        raise RunFolderError(what, where=str(path), hint=_hint_for_runs(folder.path.parent))
     if not folder.config.is_file():
         raise RunFolderError(
             "holds no run: config.yaml is missing",
             where=str(path),
-            hint="name the `training.output` of a run",
+            hint=_hint_for_runs(folder.path),
         )
     return folder, yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+
+
+def _hint_for_runs(folder: Path) -> str:
+    """Names the runs inside a folder."""
+    try:
+        found = sorted(str(path.parent) for path in folder.glob("*/environment.json"))
+    except OSError:
+        found = []
+    if not found:
+        return "name the `training.output` of a run"
+    named = ", ".join(f"`{path}`" for path in found[:MOST_NAMED])
+    more = len(found) - MOST_NAMED
+    return f"did you mean {named} or {more} more?" if more > 0 else f"did you mean {named}?"
 
 
 def read_config(folder: RunFolder) -> Config:

@@ -6,7 +6,7 @@ for piece in talker.answer([{"role": "user", "content": "Hi"}]): ...
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,15 @@ class Sampling:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an answer ended; `stopped`: by a token that ends answers, not by a limit."""
+
+    num_prompt_tokens: int
+    num_tokens: int
+    stopped: bool
 
 
 class Talker:
@@ -74,6 +83,19 @@ class Talker:
         tokenizer = model.load_tokenizer(folder, trust_remote_code=settings.trust_remote_code)
         return cls(tuned, tokenizer, end_tokens(folder, settings.name, base))
 
+    def prompt(
+        self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None = None
+    ) -> Any:
+        """What the model reads: ids and attention mask of a chat, up to where an answer begins.
+
+        Raises:
+            jinja2.TemplateError: The chat template refuses the messages.
+        """
+        return self.tokenizer.apply_chat_template(
+            list(messages), tools=tools, add_generation_prompt=True, return_tensors="pt",
+            return_dict=True,
+        )  # fmt: skip
+
     def answer(
         self,
         messages: Sequence[dict[str, Any]],
@@ -81,7 +103,7 @@ class Talker:
         *,
         base: bool = False,
         tools: Sequence[dict[str, Any]] | None = None,
-    ) -> Generator[str]:
+    ) -> Generator[str, None, Ending]:
         """Pieces of the answer as they come; a caller that stops listening stops it.
 
         Args:
@@ -90,27 +112,37 @@ class Talker:
             base: Answer without the adapter.
             tools: What the model may call.
         """
-        sampling = sampling or Sampling()
-        inputs = self.tokenizer.apply_chat_template(
-            list(messages), tools=tools, add_generation_prompt=True, return_tensors="pt",
-            return_dict=True,
-        ).to(self.model.device)  # fmt: skip
+        return self.continue_prompt(self.prompt(messages, tools), sampling or Sampling(), base=base)
+
+    def continue_prompt(
+        self,
+        prompt: Any,
+        sampling: Sampling,
+        *,
+        base: bool = False,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Generator[str, None, Ending]:
+        """The same for a chat that `prompt` has made ids of; `should_stop` is asked every token."""
+        inputs = prompt.to(self.model.device)
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        failed: Queue[BaseException] = Queue()
+        made: Queue[torch.Tensor | BaseException] = Queue()
         unwanted = Event()
 
         def generate() -> None:
             try:
                 torch.manual_seed(sampling.seed)
                 with self._without_adapter() if base else nullcontext():
-                    self.model.generate(
+                    ids_BT = self.model.generate(
                         **inputs,
                         generation_config=self._generation(sampling),
-                        stopping_criteria=StoppingCriteriaList([_Unwanted(unwanted)]),
+                        stopping_criteria=StoppingCriteriaList(
+                            [_Unwanted(lambda: unwanted.is_set() or should_stop())]
+                        ),
                         streamer=streamer,
                     )
+                made.put(ids_BT[0])
             except BaseException as error:  # handed to the caller's thread, which raises it
-                failed.put(error)
+                made.put(error)
                 streamer.end()
 
         thread = Thread(target=generate, daemon=True)
@@ -120,8 +152,19 @@ class Talker:
         finally:
             unwanted.set()
             thread.join()
-        if not failed.empty():
-            raise failed.get()
+        result = made.get()
+        if isinstance(result, BaseException):
+            raise result
+        num_prompt = inputs["input_ids"].shape[1]
+        num_tokens = len(result) - num_prompt
+        stopped = num_tokens > 0 and int(result[-1]) in self.end_ids
+        return Ending(num_prompt, num_tokens, stopped)
+
+    @property
+    def longest_tokens(self) -> int | None:
+        """Tokens that the model was made for, prompt and answer together; None if it says not."""
+        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return None if longest is None else int(longest)
 
     def _without_adapter(self) -> AbstractContextManager[Any]:
         if not isinstance(self.model, PeftModel):
@@ -130,7 +173,7 @@ class Talker:
         return context
 
     def _generation(self, sampling: Sampling) -> GenerationConfig:
-        sampled = sampling.temperature > 0
+        sampled, pad_id = sampling.temperature > 0, self.tokenizer.pad_token_id
         return GenerationConfig(
             max_new_tokens=sampling.max_new_tokens,
             do_sample=sampled,
@@ -138,18 +181,18 @@ class Talker:
             top_p=sampling.top_p if sampled else None,
             top_k=None,
             eos_token_id=self.end_ids,
-            pad_token_id=self.tokenizer.pad_token_id or self.end_ids[0],
+            pad_token_id=self.end_ids[0] if pad_id is None else pad_id,
         )
 
 
 class _Unwanted(StoppingCriteria):  # type: ignore[misc] # transformers is followed loosely
     """Ends a generation that nobody listens to any more."""
 
-    def __init__(self, event: Event) -> None:
-        self._event = event
+    def __init__(self, should_stop: Callable[[], bool]) -> None:
+        self._should_stop = should_stop
 
     def __call__(self, ids_BT: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        return torch.full((ids_BT.shape[0],), self._event.is_set(), device=ids_BT.device)
+        return torch.full((ids_BT.shape[0],), self._should_stop(), device=ids_BT.device)
 
 
 def with_dtype(settings: ModelSettings, facts: Hardware) -> ModelSettings:

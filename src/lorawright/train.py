@@ -5,7 +5,6 @@ result = train.run(load("config.yaml").config)
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from lorawright import (
     prepare,
     ranks,
     resume,
+    trackers,
 )
 from lorawright.config.schema import Config, Strategy
 from lorawright.control import Pulse
@@ -266,9 +266,8 @@ def _load_model(ready: Ready, folder: Path, screen: Screen) -> Any:
 
 
 def _build_trainer(ready: Ready, wrapped: Any, args: Any, watcher: Watcher) -> PlannedTrainer:
-    tensorboard = Path(args.output_dir).with_name("tensorboard")
     evaluation = ready.prepared.eval
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(tensorboard)  # its callback's only way in
+    trackers.set_environment(Path(args.output_dir).parent)
     return PlannedTrainer(
         model=wrapped,
         args=args,

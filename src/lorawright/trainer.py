@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from lorawright import distributed, dropout, head
+from lorawright import distributed, dropout, head, trackers
 from lorawright.config.schema import Config, Dtype, Strategy
 from lorawright.errors import ConfigError, TrainError
 from lorawright.hardware import Device
@@ -99,6 +99,7 @@ def _sft_fields(config: Config, device: Device, output: Path, evaluates: bool) -
         "save_strategy": "steps",
         "save_steps": training.save_steps,
         "report_to": list(training.trackers),
+        **trackers.names(training),
         "seed": training.seed,
         "data_seed": config.data.seed,
         "bf16": config.model.dtype is Dtype.BFLOAT16 and not own_autocast(config),

@@ -1,4 +1,4 @@
-"""Which tokens of a chat are trained, for the eye: a terminal line or an HTML page."""
+"""Which tokens of a chat are trained, for the eye: glyphs, and stretches of equal treatment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from lorawright.chat import ChatTokenizer
-from lorawright.i18n import language, translate
 from lorawright.types import EncodedChat
 
 MOST_TOKENS = 4  # a character is at most four bytes
@@ -55,23 +54,6 @@ def runs(tokenizer: ChatTokenizer, chat: EncodedChat) -> Iterator[tuple[str, boo
             yield tokenizer.decode(chat.ids[start:end]), number % 2 == 1
 
 
-def page(tokenizer: ChatTokenizer, chats: Iterable[EncodedChat], title: str) -> str:
-    """A self-contained HTML page of chats, token by token."""
-    rows = "\n".join(_row(tokenizer, chat) for chat in chats)
-    styled = PAGE.replace("{{tokens}}", TOKEN_CSS, 1).replace("{{language}}", language(), 1)
-    styled = styled.replace("{{legend}}", translate(LEGEND), 1)
-    return styled.replace("{{rows}}", rows, 1).replace("{{title}}", html.escape(title), 2)
-
-
-def _row(tokenizer: ChatTokenizer, chat: EncodedChat) -> str:
-    tokens = spans(glyphs(tokenizer, chat))
-    head = (
-        f"{html.escape(chat.file)}:{chat.line} · {len(chat.ids)} tokens, "
-        f"{chat.num_trained_tokens} trained"
-    )
-    return f"<section><h2>{translate(head)}</h2><p>{tokens}</p></section>"
-
-
 def spans(shown: Iterable[Glyph]) -> str:
     """Glyphs as HTML, escaped; `TOKEN_CSS` colours them."""
     return "".join(_token(glyph) for glyph in shown)
@@ -89,28 +71,4 @@ TOKEN_CSS = """.t, .u { border-radius: 3px; padding: 2px 0; }
 .t:hover, .u:hover { outline: 1px solid var(--faint); }
 .u { color: var(--faint); }
 .t { background: var(--trained); box-shadow: inset 0 -2px 0 var(--edge); }
-"""
-
-LEGEND = (
-    'Tokens that are <span class="t">trained</span> and tokens that are only '
-    '<span class="u">read</span>. Hover over a token for its id; ↵ is a newline.'
-)
-PAGE = """<!doctype html>
-<html lang="{{language}}"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{{title}}</title>
-<style>
-:root { color-scheme: light dark; --ink: #1c2024; --paper: #fbfbfa; --faint: #6b7280;
-  --line: #e2e2df; --trained: #d3f2dc; --edge: #2f9e5a; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e6e3; --paper: #16181b; --faint: #8b929c;
-  --line: #2b2f34; --trained: #173d27; --edge: #4cc27a; } }
-body { margin: 2rem auto; max-width: 60rem; padding: 0 1rem; background: var(--paper);
-  color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.3rem; } h2 { font-size: .85rem; color: var(--faint); font-weight: 500; }
-p { white-space: pre-wrap; font: 13px/1.9 ui-monospace, monospace; overflow-wrap: anywhere;
-  border: 1px solid var(--line); border-radius: 8px; padding: .8rem 1rem; margin: .3rem 0 1.6rem; }
-{{tokens}}</style>
-<h1>{{title}}</h1>
-<div>{{legend}}</div>
-{{rows}}
-</html>
 """

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import typer
 
 from lorawright import allocator, i18n, waiting
+from lorawright.cli import streams
 from lorawright.cli.chat import chat
 from lorawright.cli.check import check
 from lorawright.cli.doctor import doctor
@@ -64,7 +65,8 @@ VERBS = (
     doctor,
 )
 for verb in VERBS:
-    app.command(cls=Command)(verb)
+    short = (verb.__doc__ or "").split("\n")[0]  # wrapped, never cut
+    app.command(cls=Command, short_help=short)(verb)
 
 
 @app.callback(invoke_without_command=True)
@@ -118,6 +120,7 @@ def _speaking(language: i18n.Language) -> Iterator[None]:
 
 def _run(arguments: list[str], with_traceback: bool) -> int:
     try:
+        streams.refuse_gone_folder()
         code = app(arguments, prog_name="lorawright", standalone_mode=False)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
@@ -134,6 +137,10 @@ def _run(arguments: list[str], with_traceback: bool) -> int:
         return 130
     except typer.Abort:
         return 1
+    except BrokenPipeError as error:
+        if streams.flush(0) == streams.READER_GONE:
+            return streams.READER_GONE
+        return _print(_unexpected(error))
     except Exception as error:  # the outermost edge: whatever a library raises, one line
         if with_traceback:
             raise
@@ -164,8 +171,9 @@ def main() -> None:
     """The `lorawright` command."""
     arguments = sys.argv[1:]
     waiting.set_short_spin(os.environ)
+    streams.prepare()
     try:
         allocator.restart_if_useful(sys.argv[0], arguments)
     except LorawrightError as error:
         sys.exit(_print(error))
-    sys.exit(run(arguments))
+    sys.exit(streams.flush(run(arguments)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -24,9 +25,10 @@ def chat(
     serve: Annotated[
         bool, typer.Option("--serve", help="Answer OpenAI clients on this machine instead.")
     ] = False,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of --serve.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of --serve; 0: a free one.")] = 8000,
 ) -> None:
     """Talk to a run; /base asks the base model the same, /retry asks again."""
+    from lorawright.cli import console
     from lorawright.cli.quiet import quiet
     from lorawright.config.schema import ModelSettings
     from lorawright.errors import ConfigError
@@ -37,14 +39,27 @@ def chat(
             "cannot be combined with --base or --prompt", where="--serve", hint="choose one"
         )
     folder, config = open_run(run)
+    if serve:
+        from lorawright import serve as endpoint
+
+        endpoint.refuse_missing_packages()
     quiet()
     from lorawright.talk import Sampling, Talker
 
-    talker = Talker.load(folder, ModelSettings.model_validate(config["model"]))
-    if serve:
-        _serve(talker, folder.path.resolve().name, port)
-        return
+    settings = ModelSettings.model_validate(config["model"])
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
+    if serve:
+        bound = endpoint.bind(port)
+        name = folder.path.resolve().name
+        talker = Talker.load(folder, settings)
+        console.note(
+            f"{name} at http://{endpoint.HOST}:{bound.getsockname()[1]}/v1 for OpenAI clients; "
+            "any API key; Ctrl-C ends"
+        )
+        endpoint.serve(talker, name, bound, sampling)
+        sys.stderr.flush()
+        os._exit(0)  # nothing is left to do, and torch takes 1 to 7 s to take itself down
+    talker = Talker.load(folder, settings)
     if prompt is None:
         from lorawright.cli.converse import Conversation
 
@@ -56,16 +71,3 @@ def chat(
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
-
-
-def _serve(talker: object, name: str, port: int) -> None:
-    from lorawright import serve
-    from lorawright.cli import console
-    from lorawright.talk import Talker
-
-    assert isinstance(talker, Talker)
-    console.err().print(
-        f"{name} at http://{serve.HOST}:{port}/v1 for OpenAI clients; any API key; Ctrl-C ends",
-        markup=False,
-    )
-    serve.serve(talker, name, port)

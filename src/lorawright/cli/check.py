@@ -43,7 +43,7 @@ def check(config: ConfigFile, set_: Overrides = None, json: Json = False) -> Non
         if prepared is not None:
             _print_summary(prepared)
         if not errors:
-            console.err().print("[bold green]ok[/]: this config can be trained")
+            console.err().print(console.lead("bold green", "ok", "this config can be trained"))
     if errors:
         raise typer.Exit(2 if loaded.problems else 1)
 
@@ -61,7 +61,7 @@ def _print_summary(prepared: object) -> None:
             f"format {file['format']}"
         )
         if file["unused_keys"]:
-            out.print(f"  columns not used: {', '.join(file['unused_keys'])}", markup=False)
+            out.print(f"  columns not used: {', '.join(file['unused_keys'])}")
     for name, part in (("train", stats), ("eval", stats["eval"])):
         if part is None or not part["num_chats"]:
             continue
@@ -79,6 +79,5 @@ def _print_summary(prepared: object) -> None:
     out.print(
         f"masks: {console.number(certificate['num_spans'])} trained spans in "
         f"{console.number(certificate['num_rows'])} rows, two derivations agree{tagged}; every "
-        f"span ends with {', '.join(certificate['last_tokens'])}",
-        markup=False,
+        f"span ends with {', '.join(certificate['last_tokens'])}"
     )

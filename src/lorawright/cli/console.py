@@ -9,8 +9,9 @@ from typing import Any
 
 import orjson
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
+from lorawright.cli import streams
 from lorawright.errors import LorawrightError
 from lorawright.i18n import translate
 from lorawright.types import Kind, Problem, Severity
@@ -20,7 +21,10 @@ MOST_ALIKE = 3  # of one kind that does not stop the run
 
 
 class Terminal(Console):
-    """Prints texts in the user's language."""
+    """Prints texts in the user's language.
+
+    Text is text: brackets in a file's name are no markup, `:x:` in it is no emoji.
+    """
 
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*(translate(o) if isinstance(o, str) else o for o in objects), **options)
@@ -30,43 +34,59 @@ class Terminal(Console):
 
 
 def out() -> Terminal:
-    return Terminal(file=sys.stdout, highlight=False, soft_wrap=True)
+    return Terminal(file=sys.stdout, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def err() -> Terminal:
-    return Terminal(file=sys.stderr, highlight=False, soft_wrap=True)
+    return Terminal(file=sys.stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def lead(style: str, word: str, text: str, between: str = ": ") -> Text:
+    """A line whose first word is styled: `done: 8 steps`; style is nowhere else."""
+    return Text.assemble((translate(word), style), between, translate(text))
 
 
 def print_json(value: object) -> None:
     """One JSON value on stdout, nothing else."""
-    sys.stdout.write(orjson.dumps(value, default=str).decode() + "\n")
+    streams.write_utf8(orjson.dumps(value, default=str) + b"\n")
 
 
 def print_error(error: LorawrightError) -> None:
-    where = f"{escape(error.where)}: " if error.where else ""
-    what = escape(translate(error.what))
-    err().print(f"[bold red]{translate('error')}[/]: {where}{what}")
+    where = f"{error.where}: " if error.where else ""
+    err().print(lead("bold red", "error", where + translate(error.what)))
     if error.hint:
-        err().print(f"\n[bold]{translate('hint')}[/]: {escape(translate(error.hint))}")
+        err().print()
+        err().print(lead("bold", "hint", error.hint))
 
 
 def print_problems(problems: Iterable[Problem]) -> None:
     """A line and a hint each; the worst first, the rest counted."""
     listed, num_left_out = _worst(problems)
+    if len(listed) == 1 and not num_left_out:
+        print_problem(listed[0])
+        return
     console = err()
     last_hint = None
     for problem in listed:
-        at = f"{escape(problem.path)} " if problem.path and problem.kind != "config" else ""
-        colour = {"error": "bold red", "dropped": "yellow", "warning": "yellow"}[problem.severity]
-        console.print(
-            f"[{colour}]{translate(problem.severity)}[/]: {escape(problem.where)}: {at}"
-            f"{escape(translate(problem.message))}"
-        )
+        console.print(_headline(problem))
         if problem.hint != last_hint:
-            console.print(f"  [dim]{translate('hint')}: {escape(translate(problem.hint))}[/]")
+            console.print(Text(f"  {translate('hint')}: {translate(problem.hint)}", style="dim"))
         last_hint = problem.hint
     if num_left_out:
         console.print(f"… and {num_left_out} more; `lorawright check CONFIG --json` lists all")
+
+
+def print_problem(problem: Problem) -> None:
+    """A problem that is alone: in the form of an error."""
+    err().print(_headline(problem))
+    err().print()
+    err().print(lead("bold", "hint", problem.hint))
+
+
+def _headline(problem: Problem) -> Text:
+    at = f"{problem.path} " if problem.path and problem.kind != "config" else ""
+    colour = {"error": "bold red", "dropped": "yellow", "warning": "yellow"}[problem.severity]
+    return lead(colour, problem.severity, f"{problem.where}: {at}{translate(problem.message)}")
 
 
 def _worst(problems: Iterable[Problem]) -> tuple[list[Problem], int]:
@@ -87,7 +107,7 @@ def _worst(problems: Iterable[Problem]) -> tuple[list[Problem], int]:
 
 
 def note(text: str) -> None:
-    err().print(f"[dim]{escape(translate(text))}[/]")
+    err().print(text, style="dim")
 
 
 def number(value: float) -> str:

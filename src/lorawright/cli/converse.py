@@ -14,7 +14,9 @@ HELP = """\
 /system TEXT  set the system prompt, and begin a new chat; without TEXT: none
 /new          begin a new chat
 /help         this
-an empty line or Ctrl-D ends; Ctrl-C ends an answer"""
+exit, quit, an empty line or Ctrl-D ends; Ctrl-C ends an answer"""
+
+ENDS = ("exit", "quit", "/exit", "/quit", "/bye", "exit()", "quit()", "/q", ":q")
 
 
 @dataclass
@@ -37,13 +39,13 @@ class Conversation:
 
     def run(self) -> None:
         """Reads lines until an empty one."""
-        console.note("/help lists commands; an empty line ends")
+        console.note("/help lists commands; `exit` or an empty line ends")
         while True:
             try:
-                text = console.err().input("[bold cyan]you[/]: ").strip()
+                text = console.err().input(console.lead("bold cyan", "you", "")).strip()
             except (EOFError, KeyboardInterrupt):
                 return
-            if not text:
+            if not text or text.lower() in ENDS:
                 return
             if text.startswith("/"):
                 self.command(text)
@@ -93,7 +95,7 @@ class Conversation:
 
     def answer(self) -> None:
         """Streams an answer to stdout; Ctrl-C ends it and keeps what there is."""
-        console.err().print(f"[bold green]{self.who}[/]: ", end="")
+        console.err().print(console.lead("bold green", self.who, ""), end="")
         pieces: list[str] = []
         stream = self.talker.answer(self.messages(), self.sampling, base=self.base)
         try:

@@ -19,7 +19,7 @@ def doctor(json: Json = False) -> None:
         return
     out = console.out()
     for name, value in facts["packages"].items():
-        out.print(f"{name:<14} {value or '[dim]not installed[/]'}")
+        out.print(f"{name:<14} {value or 'not installed'}")
     hardware = facts["hardware"]
     out.print(
         f"\ndevice         {hardware['device']}: {hardware['name']}, "

@@ -41,7 +41,7 @@ def eject(
         )
         return
     for name in done.files:
-        console.out().print(f"{done.folder}/{name}", markup=False)
+        console.out().print(f"{done.folder}/{name}")
     if done.reason is not None:
         console.note(f"data as ids and labels, not as chats: {done.reason}")
-    console.out().print(f"run it:  cd {done.folder} && {done.command}", markup=False)
+    console.out().print(f"run it:  cd {done.folder} && {done.command}")

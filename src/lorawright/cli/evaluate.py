@@ -104,7 +104,6 @@ def _cell(figures: dict[str, Any] | None, key: str, form: str) -> str:
 def _print_sample(found: dict[str, Any]) -> None:
     """The first answer, in full; the rest stands in the file."""
     from lorawright.cli import console
-    from lorawright.i18n import translate
 
     if not found["samples"]:
         return
@@ -112,5 +111,4 @@ def _print_sample(found: dict[str, Any]) -> None:
     out.print(f"\n{sample['file']}:{sample['line']}", markup=False)
     for name in ("reference", "base", "tuned"):
         if sample[name] is not None:
-            out.print(f"[bold]{translate(name)}[/]: ", end="")
-            out.print(sample[name], markup=False)
+            out.print(console.lead("bold", name, sample[name]))

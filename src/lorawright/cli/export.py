@@ -89,8 +89,7 @@ def _print_gguf(found: dict[str, Any]) -> None:
     for name, entry in found.items():
         console.out().print(
             f"{name}: {entry['path']}, {console.size(entry['num_bytes'])}\n"
-            f"  against base + adapter: {console.divergence(entry)}",
-            markup=False,
+            f"  against base + adapter: {console.divergence(entry)}"
         )
 
 
@@ -102,14 +101,13 @@ def _print_ollama(found: dict[str, Any]) -> None:
     num, equal, json = (found[f"num_renders{rest}"] for rest in ("", "_equal", "_equal_json"))
     out.print(
         f"template: of {num} prompts {equal} are rendered alike, {json} but for the spelling of "
-        f"JSON, {num - equal - json} otherwise",
-        markup=False,
+        f"JSON, {num - equal - json} otherwise"
     )
     for where in found["differences"][:3]:
         console.note(f"rendered otherwise by Ollama: {where}")
-    out.print(f"Modelfile: {found['modelfile']}", markup=False)
+    out.print(f"Modelfile: {found['modelfile']}")
     for command in found["commands"]:
-        out.print(f"  {command}", markup=False)
+        out.print(f"  {command}")
 
 
 def _print_vllm(found: dict[str, Any]) -> None:
@@ -117,11 +115,18 @@ def _print_vllm(found: dict[str, Any]) -> None:
 
     out = console.out()
     for check in found["checks"]:
-        mark = "[green]ok[/]" if check["ok"] else "[bold red]no[/]"
-        out.print(f"{mark}  {check['rule']}: {check['found']}")
+        style = "green" if check["ok"] else "bold red"
+        out.print(
+            console.lead(
+                style,
+                "ok" if check["ok"] else "no",
+                f"{check['rule']}: {check['found']}",
+                between="  ",
+            )
+        )
     for name, command in found["commands"].items():
         if command is not None:
-            out.print(f"{name}: {command}", markup=False)
+            out.print(f"{name}: {command}")
 
 
 PRINTERS = {

@@ -18,5 +18,5 @@ def init(
     from lorawright.starter import write_project
 
     for path in write_project(folder, model):
-        console.out().print(str(path), markup=False)
+        console.out().print(str(path))
     console.note(f"next: lorawright check {folder}/config.yaml")

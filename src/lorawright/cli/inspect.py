@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lorawright.cli.options import ConfigFile, Json, Overrides
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lorawright.chat import ChatTokenizer
+    from lorawright.types import EncodedChat
 
 
 def inspect(
@@ -22,17 +28,19 @@ def inspect(
     """Show which tokens are trained: those between ⟦ ⟧."""
     from itertools import islice
 
-    from lorawright import chat, hub, prepare, view
+    from lorawright import chat, hub, prepare
     from lorawright.cli import console
     from lorawright.cli.progress import RowCounter
     from lorawright.config import load
     from lorawright.errors import ConfigError
 
+    if split not in ("train", "eval"):
+        raise ConfigError(
+            f"is `{split}`, expected train or eval", where="--split", hint="choose one of the two"
+        )
     settings = load(config, set_ or []).config
     with RowCounter(quiet=json) as progress:
         prepared = prepare.run(settings, progress=progress)
-    if split not in ("train", "eval"):
-        raise ConfigError(f"is `{split}`, expected train or eval", where="--split")
     store = prepared.train if split == "train" else prepared.eval
     if store is None:
         raise ConfigError(
@@ -42,8 +50,7 @@ def inspect(
     tokenizer = chat.load(folder, settings.model.name)
     rows = islice(store, num_rows or None)
     if html is not None:
-        Path(html).write_text(view.page(tokenizer, rows, f"{config}: {split}"), encoding="utf-8")
-        console.note(f"written: {html}")
+        _write_page(html, tokenizer, rows, f"{config}: {split}")
     elif json:
         for row in rows:
             console.print_json(
@@ -65,6 +72,23 @@ def inspect(
         raise typer.Exit(1)
 
 
+def _write_page(
+    path: str, tokenizer: ChatTokenizer, rows: Iterable[EncodedChat], title: str
+) -> None:
+    from lorawright import i18n, mask_page
+    from lorawright.cli import console
+    from lorawright.errors import LorawrightError
+
+    text = mask_page.page(tokenizer, rows, title, i18n.language())
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise LorawrightError(
+            f"cannot be written: {error.strerror}", where=path, hint="name another file"
+        ) from None
+    console.note(f"written: {path}")
+
+
 def print_row(tokenizer: object, row: object) -> None:
     """One chat in the terminal."""
     from rich.text import Text
@@ -79,7 +103,6 @@ def print_row(tokenizer: object, row: object) -> None:
     for part, trained in view.runs(tokenizer, row):
         text.append(f"⟦{part}⟧" if trained else part, style="bold green" if trained else "dim")
     out = console.out()
-    out.print(
-        f"[bold]{row.file}:{row.line}[/]  {len(row.ids)} tokens, {row.num_trained_tokens} trained"
-    )
+    counts = f"{len(row.ids)} tokens, {row.num_trained_tokens} trained"
+    out.print(console.lead("bold", f"{row.file}:{row.line}", counts, between="  "))
     out.print(text)

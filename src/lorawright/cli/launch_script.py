@@ -42,4 +42,4 @@ def launch_script(
     if json:
         console.print_json({"kind": chosen[0], "text": text})
     else:
-        console.out().print(text, markup=False, end="")
+        console.out().print(text, end="")

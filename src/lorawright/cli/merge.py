@@ -41,12 +41,11 @@ def _print(found: dict[str, Any]) -> None:
     from lorawright.cli import console
 
     out = console.out()
-    out.print(
-        f"[bold green]merged[/]: {found['num_merged']} of {found['num_tensors']} tensors changed, "
-        f"{console.size(found['num_bytes'])} in {found['dtype']}"
-    )
-    out.print(f"against base + adapter: {console.divergence(found)}", markup=False)
+    changed = f"{found['num_merged']} of {found['num_tensors']} tensors changed"
+    size = f"{console.size(found['num_bytes'])} in {found['dtype']}"
+    out.print(console.lead("bold green", "merged", f"{changed}, {size}"))
+    out.print(f"against base + adapter: {console.divergence(found)}")
     if found["as_trained"] is not None:
         what = "against the quantized base + adapter: "
-        out.print(what + console.divergence(found["as_trained"]), markup=False)
-    out.print(f"model: {found['path']}", markup=False)
+        out.print(what + console.divergence(found["as_trained"]))
+    out.print(f"model: {found['path']}")

@@ -114,4 +114,5 @@ def _print(
     for key, reason in ready.resolved.reasons.items():
         section, _, name = key.partition(".")
         value = getattr(getattr(ready.config, section), name)
-        out.print(f"{key}: {value}  [dim]({translate(reason)})[/]")
+        out.print(f"{key}: {value}", end="  ")
+        out.print(f"({translate(reason)})", style="dim")

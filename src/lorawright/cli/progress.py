@@ -49,7 +49,7 @@ class RowCounter(_Shown):
     def __init__(self, *, quiet: bool) -> None:
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             TextColumn(translate("{task.completed:,.0f} rows")),
             TimeElapsedColumn(),
             console=console.err(),
@@ -75,8 +75,8 @@ class StepBar:
             TextColumn(translate("step")),
             MofNCompleteColumn(),
             BarColumn(bar_width=30),
-            TextColumn(translate("loss {task.fields[loss]}")),
-            TextColumn("{task.fields[speed]}"),
+            TextColumn(translate("loss {task.fields[loss]}"), markup=False),
+            TextColumn("{task.fields[speed]}", markup=False),
             TimeElapsedColumn(),
             TextColumn(translate("left")),
             TimeRemainingColumn(),
@@ -130,7 +130,7 @@ class TaskBar(_Shown):
         self._num_done: Counter[str] = Counter()
         self._last_line = time.monotonic()
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             MofNCompleteColumn(),
             BarColumn(bar_width=30),
             TimeElapsedColumn(),

@@ -37,5 +37,5 @@ def push(
         return
     out = console.out()
     for name, size in done.files.items():
-        out.print(f"{size:>12,}  {name}", markup=False)
-    out.print(f"would go to {done.repo}" if done.url is None else done.url, markup=False)
+        out.print(f"{size:>12,}  {name}")
+    out.print(f"would go to {done.repo}" if done.url is None else done.url)

@@ -21,7 +21,7 @@ def recipes(
 
     if name is None:
         for recipe in list_recipes():
-            console.out().print(f"{recipe.name:<24} {translate(recipe.summary)}", markup=False)
+            console.out().print(f"{recipe.name:<24} {translate(recipe.summary)}")
         console.note("lorawright recipes NAME FILE copies one")
         return
     text = translate_comments(find_recipe(name))
@@ -30,5 +30,10 @@ def recipes(
         return
     if Path(file).exists():
         raise ConfigError("is there already", where=file, hint="choose another name")
-    Path(file).write_text(text, encoding="utf-8")
+    try:
+        Path(file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be written: {error.strerror}", where=file, hint="choose another place"
+        ) from None
     console.note(f"written: {file}; next: lorawright check {file}")

@@ -107,10 +107,8 @@ def print_result(result: Result) -> None:
     out, losses = console.out(), f"{result.first_loss:.4f} → {result.last_loss:.4f}"
     if result.eval_loss is not None:
         losses = translate(f"{losses}, eval loss {result.eval_loss:.4f}")
-    out.print(
-        f"[bold green]done[/]: {result.num_steps} steps in {console.duration(result.seconds)}; "
-        f"loss {losses}"
-    )
+    steps = f"{result.num_steps} steps in {console.duration(result.seconds)}; loss {losses}"
+    out.print(console.lead("bold green", "done", steps))
     out.print(f"adapter: {result.folder.adapter}", markup=False)
     out.print(f"report:  {result.folder.path / 'report.html'}", markup=False)
     out.print(f"try it:  lorawright chat {result.folder.path}", markup=False)

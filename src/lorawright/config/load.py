@@ -91,7 +91,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
         raise ConfigError(
             "is a folder, expected a YAML file",
             where=str(path),
-            hint=f"did you mean `{path / 'config.yaml'}`?",
+            hint=_hint_for_folder(path),
         ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(
@@ -117,6 +117,13 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
             hint="`lorawright recipes` lists working configs",
         )
     return tree, lines
+
+
+def _hint_for_folder(folder: Path) -> str:
+    """Names the configs inside."""
+    found = sorted(str(path) for ending in ("yaml", "yml") for path in folder.glob(f"*.{ending}"))
+    named = ", ".join(f"`{path}`" for path in found[:5])
+    return f"did you mean {named}?" if found else "`lorawright init DIR` writes one"
 
 
 def _walk(node: yaml.Node | None, file: str, prefix: Key = ()) -> Iterator[tuple[Key, int]]:

@@ -6,7 +6,6 @@ Latin letters and digits, so that a Chinese answer would score 0). No torch.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,9 +15,10 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import Tokenizer
 from sacrebleu.metrics import CHRF
 
+from lorawright.tool_calls import Call, read_calls
+
 UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"  # written without spaces
 WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
-CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 
 
 class _Words(Tokenizer):  # type: ignore[misc] # rouge_score is untyped
@@ -30,14 +30,6 @@ class _Words(Tokenizer):  # type: ignore[misc] # rouge_score is untyped
 
 CHRF_SCORER = CHRF()
 ROUGE_SCORER = RougeScorer(["rougeL"], tokenizer=_Words())
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A call of a tool, read from an answer's text."""
-
-    name: str
-    arguments: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,33 +78,6 @@ def score(answer: str, reference: str, *, stopped: bool, num_tokens: int) -> Sco
         num_tokens=num_tokens,
         tool_calls=compare_calls(read_calls(answer), calls) if calls else None,
     )
-
-
-def read_calls(text: str) -> list[Call] | None:
-    """The calls in an answer: [] for none, None if something that should be one is broken.
-
-    Between <tool_call> tags, as Qwen2.5 writes them, or an answer that is one JSON call.
-    """
-    found = CALL.findall(text)
-    if not found and text.count("<tool_call>"):
-        return None
-    if not found:
-        bare = _read_call(text) if text.startswith("{") else None
-        return [bare] if bare is not None else []
-    calls = [_read_call(body) for body in found]
-    read = [call for call in calls if call is not None]
-    return read if len(read) == len(calls) else None
-
-
-def _read_call(text: str) -> Call | None:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        return None
-    arguments = value.get("arguments", value.get("parameters"))
-    return Call(value["name"], arguments) if isinstance(arguments, dict) else None
 
 
 def compare_calls(answered: list[Call] | None, wanted: Sequence[Call]) -> CallScore:
