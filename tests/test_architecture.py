@@ -16,8 +16,8 @@ FILES = sorted(SRC.rglob("*.py"))
 # Who may import whom: a file imports only from layers below its own.
 LAYERS: list[set[str]] = [
     {"errors", "types"},
-    {"config", "hardware", "hub", "prefix", "allocator", "waiting"},
-    {"layout", "dropout"},
+    {"config", "hardware", "hub", "prefix", "allocator", "waiting", "durable", "lock"},
+    {"layout", "dropout", "owned"},
     {
         "data",
         "chat",
@@ -29,11 +29,12 @@ LAYERS: list[set[str]] = [
         "lean",
         "compiled",
         "checkpoint",
+        "outputs",
         "signals",
         "control",
     },
     {"strategy"},
-    {"launch", "launch_script", "distributed", "supervise"},
+    {"launch", "launch_script", "distributed", "supervise", "run_names"},
     {
         "model",
         "resolve",
@@ -48,7 +49,7 @@ LAYERS: list[set[str]] = [
     },
     {"trainer", "talk", "doctor", "resume", "job", "mishaps", "run_facts"},
     {"screen", "launcher", "report", "card", "serve"},
-    {"ranks", "ready", "push", "handover", "adapter"},
+    {"ranks", "ready", "push", "handover", "adapter", "claim"},
     {"train", "evaluate", "merge"},
     {"probe", "export", "eject"},
     {"cli"},
