@@ -17,8 +17,8 @@ FILES = sorted(SRC.rglob("*.py"))
 LAYERS: list[set[str]] = [
     {"errors", "types"},
     {"i18n"},
-    {"config", "hardware", "hub", "prefix", "allocator", "waiting"},
-    {"layout", "dropout"},
+    {"config", "hardware", "hub", "prefix", "allocator", "waiting", "durable", "lock"},
+    {"layout", "dropout", "owned"},
     {
         "data",
         "chat",
@@ -30,11 +30,12 @@ LAYERS: list[set[str]] = [
         "lean",
         "compiled",
         "checkpoint",
+        "outputs",
         "signals",
         "control",
     },
     {"strategy"},
-    {"launch", "launch_script", "distributed", "supervise"},
+    {"launch", "launch_script", "distributed", "supervise", "run_names"},
     {
         "model",
         "trackers",
@@ -51,7 +52,7 @@ LAYERS: list[set[str]] = [
     },
     {"trainer", "talk", "doctor", "resume", "job", "mishaps", "run_facts"},
     {"screen", "mask_page", "launcher", "report", "card", "serve"},
-    {"ranks", "ready", "push", "handover", "adapter"},
+    {"ranks", "ready", "push", "handover", "adapter", "claim"},
     {"train", "evaluate", "merge"},
     {"probe", "export", "eject"},
     {"cli"},

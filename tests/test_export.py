@@ -24,7 +24,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from lorawright import chat, cli, hub, merge, train
+from lorawright import chat, cli, hub, merge, owned, train
 from lorawright.chat import ChatTokenizer
 from lorawright.cli.export import PRINTERS, Target
 from lorawright.config import Config
@@ -456,6 +456,7 @@ def test_vllm_refusals(
     """Each broken rule is named; the way out is the merged folder."""
     path = tmp_path / "run"
     shutil.copytree(trained_run.path, path)
+    (path / "adapter" / owned.MARKER).unlink()  # as of a version that noted no digests
     file = path / "adapter" / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
     assert [one.rule for one in vllm.check(path / "adapter") if not one.ok] == [rule]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +18,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lorawright import chat, cli, hub, merge, train
+from lorawright import chat, cli, hub, merge, owned, train
 from lorawright.config import Config
-from lorawright.errors import DataError, ModelError, RunFolderError
+from lorawright.errors import ConfigError, DataError, ModelError, RunFolderError, TrainError
 from lorawright.merge import Options
 from lorawright.run_folder import RunFolder, read_config
 
@@ -152,8 +154,9 @@ def test_shards(make_config: MakeConfig, tmp_path: Path) -> None:
 
 
 def broken(run: RunFolder, path: Path, change: Callable[[Path], None]) -> RunFolder:
-    """A copy of a run with a changed adapter."""
+    """A copy of a run with a changed adapter, as of a version that noted no digests."""
     shutil.copytree(run.path, path)
+    (path / "adapter" / owned.MARKER).unlink()
     change(path / "adapter")
     return RunFolder(path)
 
@@ -250,6 +253,114 @@ def test_taken_folder_is_refused(trained_run: RunFolder, tmp_path: Path) -> None
     with pytest.raises(RunFolderError, match="holds other things than a model"):
         merge.run(trained_run, read_config(trained_run), Options(out, overwrite=True))
     assert (out / "mine.txt").read_text() == "keep"
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["marked", "of a version without markers"])
+def test_overwriting_leaves_what_is_not_ours(
+    trained_run: RunFolder, tmp_path: Path, earlier: bool
+) -> None:
+    """Our own model gives way; files beside it are in the new folder."""
+    out = tmp_path / "out"
+    config = read_config(trained_run)
+    merge.run(trained_run, config, Options(out))
+    (out / "mine").mkdir()
+    (out / "mine" / "notes.txt").write_text("keep")
+    (out / "model-q4.gguf").write_bytes(b"made from it")
+    (out / "model.safetensors").write_bytes(b"old")
+    if earlier:
+        (out / owned.MARKER).unlink()
+    merge.run(trained_run, config, Options(out, overwrite=True))
+    assert (out / "mine" / "notes.txt").read_text() == "keep"
+    assert (out / "model-q4.gguf").read_bytes() == b"made from it"
+    assert (out / "model.safetensors").stat().st_size > 1e6
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("place", ["run", "data", "base", "adapter"])
+def test_places_that_are_refused(
+    trained_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    config = read_config(trained_run)
+    folder = {
+        "run": trained_run.path,
+        "data": Path(config.data.train).parent,
+        "base": hub.model_folder("tiny"),
+        "adapter": trained_run.adapter,
+    }[place]
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    for output in (folder, link):
+        with pytest.raises((ConfigError, RunFolderError), match=r"is `|holds"):
+            merge.run(trained_run, config, Options(output, overwrite=True))
+
+
+@pytest.mark.parametrize("left", ["work", "aside", "both", "half"])
+def test_after_a_kill_the_target_is_the_old_one_or_the_new_one(
+    trained_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    """What `kill -9` leaves at each moment is taken by the next merge; a backup is not."""
+    out, work, aside = (tmp_path / name for name in ("out", "out.tmp", "out.old"))
+    config = read_config(trained_run)
+    if left in ("work", "half"):
+        work.mkdir()
+        if left == "work":
+            owned.mark(work, owned.Marker(owned.Kind.MODEL, finished=False))
+            (work / "model.safetensors").write_bytes(b"half")
+    else:
+        merge.run(trained_run, config, Options(out))
+        found = owned.read(out)
+        assert found is not None
+        shutil.copytree(out, aside)
+        owned.mark(aside, replace(found, finished=False))
+        if left == "aside":
+            shutil.rmtree(out)
+    merge.run(trained_run, config, Options(out, overwrite=left in ("aside", "both")))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (out / "model.safetensors").stat().st_size > 1e6
+
+
+@pytest.mark.parametrize("name", ["out.tmp", "out.old"])
+def test_a_folder_of_the_users_is_in_the_way_and_stays(
+    trained_run: RunFolder, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "model.safetensors").write_bytes(b"a backup")
+    with pytest.raises(RunFolderError, match="is in the way"):
+        merge.run(trained_run, read_config(trained_run), Options(tmp_path / "out"))
+    assert (tmp_path / name / "model.safetensors").read_bytes() == b"a backup"
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "the disk is full"),
+        (OSError(errno.EROFS, "Read-only file system"), "cannot be written: Read-only"),
+    ],
+)
+def test_a_disk_that_takes_no_more(
+    trained_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    error: Exception, said: str,
+) -> None:  # fmt: skip
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(merge, "save_file", fail)
+    with pytest.raises((TrainError, RunFolderError), match=said) as caught:
+        merge.run(trained_run, read_config(trained_run), Options(tmp_path / "deep" / "out"))
+    assert caught.value.where == str(tmp_path / "deep" / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "pytorch_model.bin").write_bytes(b"\x80")
+    with pytest.raises(ModelError, match="safetensors are needed") as caught:
+        hub.model_folder(str(folder))
+    assert "save_pretrained" in str(caught.value.hint)
+    assert hub.tokenizer_folder(str(folder)) == folder
 
 
 def test_proof_without_an_evaluation_set(trained_run: RunFolder, tmp_path: Path) -> None:

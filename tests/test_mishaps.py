@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,6 +42,20 @@ train.run(Config.model_validate_json(sys.argv[1]), screen=Filling())
 def test_each_library_says_it_in_its_own_way(error: Exception, tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="disk is full"), mishaps.disk_full(RunFolder(tmp_path)):
         raise error
+
+
+@pytest.mark.parametrize("free", [1_000, 10**12])
+def test_torch_ends_a_file_it_could_not_write_with_other_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    """They mean a full disk only where it is full."""
+    usage = shutil.disk_usage(tmp_path)._replace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    error = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+    expected = TrainError if free == 1_000 else RuntimeError
+    with pytest.raises(expected) as caught, mishaps.disk_full(RunFolder(tmp_path / "run")):
+        raise error
+    assert ("disk is full" in str(caught.value)) == (free == 1_000)
 
 
 def test_other_errors_pass(tmp_path: Path) -> None:

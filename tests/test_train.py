@@ -210,7 +210,8 @@ def test_incomplete_checkpoint_is_passed_over(make_config: MakeConfig) -> None:
             notes.append(text)
 
     train.run(config, start=Start.RESUME, screen=Noting())
-    assert any("was not complete and is removed" in note for note in notes)
+    assert any("is not complete and does not count" in note for note in notes)
+    assert (newest.with_name(newest.name + ".broken") / "optimizer.pt").read_bytes() == b"half"
 
 
 def test_resume_refuses_another_run(make_config: MakeConfig) -> None:

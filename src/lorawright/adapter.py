@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
-from lorawright import card, hub, run_facts
+from lorawright import card, hub, owned, run_facts
 from lorawright.config.schema import Config
 from lorawright.distributed import Group
+from lorawright.durable import TEMPORARY
+from lorawright.owned import Kind, Marker
 from lorawright.run_folder import RunFolder
 from lorawright.trainer import PlannedTrainer
 
 
 def save(trainer: PlannedTrainer, config: Config, folder: RunFolder, group: Group) -> None:
     """adapter/: complete or absent, naming the base as the user names it."""
-    work = folder.path / "adapter.tmp"
+    work = folder.adapter.with_name(folder.adapter.name + TEMPORARY)
     if group.is_main:
-        shutil.rmtree(work, ignore_errors=True)
+        owned.begin_work(folder.adapter, Marker(Kind.ADAPTER))
     group.barrier()
     trainer.save_model(str(work))  # all processes: each may hold a part of the adapter
     group.barrier()
@@ -28,9 +29,24 @@ def save(trainer: PlannedTrainer, config: Config, folder: RunFolder, group: Grou
     settings["base_model_name_or_path"] = base_name(config.model.name)
     settings["revision"] = config.model.revision
     (work / "adapter_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    _keep_card(folder.adapter, work)
     card.write(work, run_facts.read(folder.path))
-    shutil.rmtree(folder.adapter, ignore_errors=True)
-    work.rename(folder.adapter)
+    names = [name for name in owned.files_in(work) if name != owned.MARKER]
+    proven = owned.digests(work, (name for name in names if name != card.FILE))
+    replaced = owned.read(folder.adapter) or Marker(Kind.ADAPTER, _model_files(folder.adapter))
+    owned.finish_work(work, folder.adapter, Marker(Kind.ADAPTER, tuple(names), proven), replaced)
+
+
+def _model_files(adapter: Path) -> tuple[str, ...]:
+    """What a version without markers wrote."""
+    return tuple(name for name in owned.files_in(adapter) if owned.MODEL_FILE.fullmatch(name))
+
+
+def _keep_card(before: Path, work: Path) -> None:
+    """A card that a person has changed stays."""
+    old = before / card.FILE
+    if old.is_file() and not card.is_ours(old.read_text(encoding="utf-8")):
+        (work / card.FILE).write_bytes(old.read_bytes())
 
 
 def base_name(name: str) -> str:

@@ -8,7 +8,7 @@ of them encodes to lorawright's ids and masks that way; else as ids and labels, 
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,9 +18,10 @@ from typing import Any
 import jinja2
 import orjson
 
-from lorawright import adapter, chat, data, train
+from lorawright import adapter, chat, data, mishaps, owned, train
 from lorawright.config.schema import Config, Quantization
 from lorawright.errors import ConfigError, RunFolderError
+from lorawright.owned import Kind, Marker
 from lorawright.resolve import Resolved
 from lorawright.run_folder import installed_versions
 from lorawright.store import ChatStore
@@ -69,7 +70,8 @@ def eject(config: Config, source: str, folder: Path) -> Ejected:
     Raises:
         LorawrightError: The data, the config or the folder is wrong.
     """
-    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+    empty = folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
+    if os.path.lexists(folder) and not empty:
         raise RunFolderError("is not empty", where=str(folder), hint="name another: `--out DIR`")
     ready = train.get_ready(config, train.Screen())
     _refuse_uneven(ready.config)
@@ -78,22 +80,32 @@ def eject(config: Config, source: str, folder: Path) -> Ejected:
     reason = _first_difference(ready, template)
     form = Form.CHATS if reason is None else Form.IDS
     launch: dict[str, str] = train.describe(ready, [])["launch"]["files"]
-    work = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(work, ignore_errors=True)
-    _write_data(ready, form, work / "data")
-    if form is Form.CHATS:
-        (work / TEMPLATE).write_text(template, encoding="utf-8")
-    for name, text in launch.items():
-        (work / name).parent.mkdir(parents=True, exist_ok=True)
-        (work / name).write_text(text, encoding="utf-8")
     command = _command(launch)
-    (work / "train.py").write_text(_script(ready, source, form, command), encoding="utf-8")
-    (work / "requirements.txt").write_text(_requirements(ready.config), encoding="utf-8")
-    if folder.exists():
-        folder.rmdir()
-    work.rename(folder)
+    texts = {
+        **launch,
+        **({TEMPLATE: template} if form is Form.CHATS else {}),
+        "train.py": _script(ready, source, form, command),
+        "requirements.txt": _requirements(ready.config),
+    }
+    with mishaps.unwritable(folder):
+        _write(ready, form, texts, folder)
     names = tuple(sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()))
     return Ejected(folder, command, form, reason, names)
+
+
+def _write(ready: Ready, form: Form, texts: dict[str, str], folder: Path) -> None:
+    """The folder's files, all of them or none."""
+    data_names = [f"data/{split}.jsonl" for split in _splits(ready)]
+    work = owned.begin_work(folder, Marker(Kind.SCRIPT, (*data_names, *texts)))
+    try:
+        _write_data(ready, form, work / "data")
+        for name, text in texts.items():
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            (work / name).write_text(text, encoding="utf-8")
+        owned.remove_empty([folder])
+        owned.finish_work(work, folder, None)
+    finally:
+        owned.drop_work(work)
 
 
 def _refuse_uneven(config: Config) -> None:

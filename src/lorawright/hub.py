@@ -31,7 +31,15 @@ def tokenizer_folder(name: str, revision: str | None = None) -> Path:
 
 def model_folder(name: str, revision: str | None = None, *, with_code: bool = False) -> Path:
     """The folder with the whole model; `with_code` fetches its Python files too."""
-    return _locate(name, revision, (*MODEL_FILES, "*.py") if with_code else MODEL_FILES)
+    folder = _locate(name, revision, (*MODEL_FILES, "*.py") if with_code else MODEL_FILES)
+    if any(folder.glob("*model*.bin")) and not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            "holds its weights as *.bin, which are pickles; safetensors are needed",
+            where=name,
+            hint="convert them once, in Python: `AutoModelForCausalLM.from_pretrained(FOLDER, "
+            'dtype="auto").save_pretrained(FOLDER)`; or download them as safetensors',
+        )
+    return folder
 
 
 def weights_digest(folder: Path) -> str:

@@ -23,6 +23,8 @@ def write_files(job: Job, folder: RunFolder) -> Path:
     """Everything that the processes of this machine read; returns its folder."""
     config = job.resolved.config
     place = launch.launch_folder(folder.path, config.distributed)
+    if config.distributed.machine_rank == 0:
+        folder.begin()
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -24,6 +24,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from lorawright import card, run_facts
 from lorawright.errors import ConfigError, LorawrightError, RunFolderError
 from lorawright.run_facts import RunFacts, State
+from lorawright.run_folder import RunFolder
 
 FILES = (
     "adapter_config.json",
@@ -63,6 +64,7 @@ def push(
     Raises:
         ConfigError: The repository's name is wrong, or the base has no name on the hub.
         RunFolderError: The run has no adapter.
+        ModelError: A file of the adapter has changed since it was written.
         LorawrightError: The hub refuses, or cannot be reached.
     """
     _check_name(repo, "REPO")
@@ -73,6 +75,7 @@ def push(
             where=str(run),
             hint="`lorawright train CONFIG --resume` finishes it",
         )
+    RunFolder(facts.path).finished_adapter()
     named = _base(facts, base)
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)

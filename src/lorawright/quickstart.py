@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 from lorawright.errors import RunFolderError
-from lorawright.i18n import translate_comments
+from lorawright.i18n import Language, translate_comments
 
 CONFIG = """\
 # What `lorawright quickstart` runs: the model inside the package, fine-tuned in seconds on a CPU.
@@ -34,17 +34,26 @@ def write(folder: Path) -> Path:
     Raises:
         RunFolderError: The folder holds something else than an earlier quickstart.
     """
-    config = folder / "config.yaml"
-    if folder.exists() and any(folder.iterdir()) and not config.is_file():
-        raise RunFolderError(
-            "is not empty", where=str(folder), hint="name another: `lorawright quickstart DIR`"
-        )
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    config.write_text(translate_comments(CONFIG), encoding="utf-8")
     demo = files("lorawright") / "assets" / "demo"
-    for name in ("train.jsonl", "eval.jsonl"):
-        with (demo / name).open("rb") as source, open(folder / "data" / name, "wb") as target:
-            shutil.copyfileobj(source, target)
+    contents = {"config.yaml": translate_comments(CONFIG).encode()} | {
+        f"data/{name}": (demo / name).read_bytes() for name in ("train.jsonl", "eval.jsonl")
+    }
+    in_any_language = {translate_comments(CONFIG, one).encode() for one in Language}
+    config = folder / "config.yaml"
+    another = "name another: `lorawright quickstart DIR`"
+    if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not config.is_file()):
+        raise RunFolderError("is not empty", where=str(folder), hint=another)
+    for name, content in contents.items():
+        path = folder / name
+        earlier = in_any_language if path == config else {content}
+        if os.path.lexists(path) and not (path.is_file() and path.read_bytes() in earlier):
+            raise RunFolderError(
+                "is not what an earlier quickstart wrote", where=str(path), hint=another
+            )
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        if not (folder / name).exists():
+            (folder / name).write_bytes(content)
     return config
 
 

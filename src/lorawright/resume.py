@@ -52,20 +52,15 @@ def find(
 ) -> tuple[Path | None, list[str]]:
     """The newest complete checkpoint of this run, and notes for the user.
 
-    Incomplete checkpoints are removed with a word. None: there is no complete one yet.
+    Incomplete checkpoints are renamed with a word. None: there is no complete one yet.
 
     Raises:
         RunFolderError: There is no run, or its checkpoint belongs to another one.
     """
-    if not folder.holds_a_run():
-        raise RunFolderError(
-            "holds no run to go on with",
-            where=str(folder.path),
-            hint="leave `--resume` out to begin one",
-        )
+    refuse_if_none(folder)
     notes = [
-        f"{broken} was not complete and is removed"
-        for broken in checkpoint.remove_incomplete(folder.checkpoints)
+        f"{broken} is not complete and does not count; it is {renamed.name} now"
+        for broken, renamed in checkpoint.set_aside_broken(folder.checkpoints)
     ]
     latest = checkpoint.latest(folder.checkpoints)
     if latest is None:
@@ -81,6 +76,16 @@ def find(
         )
     notes += [f"resumed although it differs: {difference}" for difference in differing]
     return latest, [*notes, f"going on from step {checkpoint.step_of(latest)}"]
+
+
+def refuse_if_none(folder: RunFolder) -> None:
+    """Raises RunFolderError where there is no run."""
+    if not folder.holds_a_run():
+        raise RunFolderError(
+            "holds no run to go on with",
+            where=str(folder.path),
+            hint="leave `--resume` out to begin one",
+        )
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

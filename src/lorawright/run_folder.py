@@ -1,5 +1,6 @@
 """The run folder: what is in it, and when it may be written to.
 
+lorawright.json    says that this is a run     lock.json       while it is trained
 config.yaml        what was run, resolved      metrics.jsonl   a line a logged step
 environment.json   versions, hardware          checkpoints/    complete or absent
 certificate.json   what was proven             adapter/        PEFT layout, tokenizer, template
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -23,10 +23,11 @@ import orjson
 import yaml
 from pydantic import ValidationError
 
-from lorawright import checkpoint
+from lorawright import checkpoint, owned, run_names
 from lorawright.config.schema import Config
 from lorawright.errors import RunFolderError
 from lorawright.hardware import Hardware
+from lorawright.owned import Kind, Marker
 from lorawright.types import Problem
 
 REPORTED_PACKAGES = (
@@ -72,28 +73,87 @@ class RunFolder:
         return self.path / "tensorboard"
 
     def holds_a_run(self) -> bool:
-        return any(p.exists() for p in (self.config, self.checkpoints, self.adapter, self.metrics))
+        """By our marker; of a version before it, by what that wrote before the first step."""
+        marker = owned.read(self.path)
+        if marker is not None:
+            return marker.kind is Kind.RUN
+        return self.certificate.is_file() and _names_us(self.environment)
 
     def refuse_if_taken(self) -> None:
         """Raises RunFolderError if something would be overwritten."""
-        if self.path.is_file():
+        if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(
                 "is a file, expected a folder or nothing",
                 where=str(self.path),
                 hint="choose another `training.output`",
             )
         if self.holds_a_run():
+            if not self._has_begun():
+                return
             raise RunFolderError(
                 "holds a run already",
                 where=str(self.path),
                 hint="go on with it: `--resume`; begin anew: `--overwrite`; or choose another "
                 "`training.output`",
             )
+        found = run_names.taken(self.path)
+        if found is not None:
+            raise RunFolderError(
+                f"holds {found.name}, which a run would write over, and is no run",
+                where=str(self.path),
+                hint="choose another `training.output`",
+            )
 
-    def clear(self) -> None:
-        """Removes a run, and only if this is one."""
-        if self.holds_a_run():
-            shutil.rmtree(self.path)
+    def _has_begun(self) -> bool:
+        """Whether more is there than what a launcher writes."""
+        written = (self.config, self.adapter, self.metrics)
+        return any(path.exists() for path in written) or any(self.checkpoints.glob("*"))
+
+    def refuse_if_not_clearable(self) -> None:
+        """Raises RunFolderError if `clear` would not leave room for a new run."""
+        if not self.holds_a_run():
+            self.refuse_if_taken()
+        linked = run_names.linked(self.path)
+        if linked is not None:
+            raise RunFolderError(
+                "is a link, and what a run writes there would be written elsewhere",
+                where=str(linked),
+                hint="take the link away, or choose another `training.output`",
+            )
+
+    def clear(self) -> list[str]:
+        """Removes a run's files, if this is one, and says what stays: names that are not ours."""
+        if not self.holds_a_run():
+            return []
+        try:
+            if owned.read(self.path) is None:  # of an earlier version; a kill may come between
+                owned.mark(self.path, Marker(Kind.RUN))
+            owned.remove(self.path, run_names.own_files(self.path))
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot be removed: {error.strerror}",
+                where=str(error.filename or self.path),
+                hint="see to its permissions, or choose another `training.output`",
+            ) from None
+        return run_names.remaining(self.path)
+
+    def begin(self) -> None:
+        """Makes the folder and marks it as a run: before anything of a run is in it.
+
+        Raises:
+            RunFolderError: It cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if owned.read(self.path) is None:
+                owned.mark(self.path, Marker(Kind.RUN))
+            self.checkpoints.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot be written: {error.strerror}",
+                where=str(self.path),
+                hint="choose another `training.output`",
+            ) from None
 
     def write_facts(
         self,
@@ -106,14 +166,7 @@ class RunFolder:
         base_weights: str,
     ) -> None:
         """Everything that is known before the first step; `base_weights`: the base's digest."""
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunFolderError(
-                f"cannot be written: {error.strerror}",
-                where=str(self.path),
-                hint="choose another `training.output`",
-            ) from None
+        self.begin()
         checkpoint.write_atomically(self.config, dump_config(config, reasons).encode())
         self.write_json(
             self.environment.name, {**environment(hardware), "base_weights_sha256": base_weights}
@@ -129,6 +182,25 @@ class RunFolder:
             return None
         found = orjson.loads(self.environment.read_bytes()).get("base_weights_sha256")
         return None if found is None else str(found)
+
+    def finished_adapter(self) -> Path | None:
+        """The adapter, its files as they were written; None: there is none yet.
+
+        One of an earlier version, which noted no digests, is taken as it is.
+
+        Raises:
+            ModelError: A file is missing or has changed.
+        """
+        marker = owned.read(self.adapter)
+        noted = marker is not None and bool(marker.sha256)
+        if not noted and not (self.adapter / "adapter_config.json").is_file():
+            return None
+        owned.verify(
+            self.adapter,
+            "put the file back from a copy, or write the adapter again from the last checkpoint: "
+            "`lorawright train CONFIG --resume`",
+        )
+        return self.adapter
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         with open(self.metrics, "ab") as file:
@@ -159,6 +231,15 @@ class RunFolder:
         """A file of the run; None if it is not there."""
         path = self.path / name
         return orjson.loads(path.read_bytes()) if path.is_file() else None
+
+
+def _names_us(environment: Path) -> bool:
+    """Whether an environment.json is one that lorawright wrote."""
+    try:
+        packages = orjson.loads(environment.read_bytes())["packages"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return isinstance(packages, dict) and "lorawright" in packages
 
 
 def open_run(path: str | Path) -> tuple[RunFolder, dict[str, Any]]:

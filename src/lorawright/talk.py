@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import (
     GenerationConfig,
     StoppingCriteria,
@@ -211,7 +212,7 @@ def with_adapter(base: Any, adapter: Path, name: str) -> PeftModel:
     """
     try:
         return PeftModel.from_pretrained(base, str(adapter))
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
         raise ModelError(
             f"does not fit {name}: {str(error).splitlines()[0][:200]}",
             where=str(adapter),
@@ -232,9 +233,15 @@ def refuse_other_base(run: RunFolder, name: str, folder: Path) -> None:
 
 
 def adapter_folder(run: RunFolder) -> Path:
-    """The finished adapter, or that of the newest complete checkpoint."""
-    if (run.adapter / "adapter_config.json").is_file():
-        return run.adapter
+    """The finished adapter, or that of the newest complete checkpoint; their files verified.
+
+    Raises:
+        RunFolderError: The run has neither.
+        ModelError: A file of the adapter has changed since it was written.
+    """
+    finished = run.finished_adapter()
+    if finished is not None:
+        return finished
     latest = checkpoint.latest(run.checkpoints)
     if latest is None:
         raise RunFolderError(

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,23 @@ from lorawright import (
     adapter,
     chat,
     checkpoint,
+    claim,
     compiled,
     distributed,
     handover,
     hub,
     launch,
     launcher,
+    lock,
     mishaps,
     model,
     prepare,
     ranks,
     resume,
+    run_names,
     trackers,
 )
+from lorawright.claim import Start
 from lorawright.config.schema import Config, Strategy
 from lorawright.control import Pulse
 from lorawright.distributed import ALONE, Group
@@ -56,15 +60,6 @@ __all__ = [
 NUM_COMPARED = 32  # chats that both tokenizers read before training
 
 
-class Start(StrEnum):
-    """How a run begins."""
-
-    NEW = "new"
-    OVERWRITE = "overwrite"
-    RESUME = "resume"
-    RESUME_ANYWAY = "resume_anyway"
-
-
 @dataclass(frozen=True, slots=True)
 class Result:
     """What came out.
@@ -81,22 +76,30 @@ class Result:
     stopped_by: signal.Signals | None
 
 
-def run(config: Config, *, start: Start = Start.NEW, screen: Screen | None = None) -> Result:
+def run(
+    config: Config,
+    *,
+    start: Start = Start.NEW,
+    screen: Screen | None = None,
+    source: Path | None = None,
+) -> Result:
     """Fine-tunes once, in this process or in several that are started here.
 
     Args:
         config: As loaded; `auto` is settled here.
         start: Begin, begin anew, or go on from the newest complete checkpoint.
         screen: Told of everything; silent by default.
+        source: The config's file: its folder is never taken for an output.
 
     Raises:
         LorawrightError: With an address and a hint, whatever was wrong.
     """
     screen = screen or Screen()
-    ready, job = settle(config, start, screen)
+    ready, job = settle(config, start, screen, source)
     folder = RunFolder(Path(config.training.output))
     overwrite = start is Start.OVERWRITE
-    with stop_on_signals() as stop, mishaps.removed_on_error(folder):
+    with stop_on_signals() as stop, claim.held(folder, config, start):
+        job = claim.departure(job, folder, start, screen)
         if launch.is_launched(ready.config):
             seconds, stopped_by = _launch(job, ready, folder, screen, stop, overwrite=overwrite)
         else:
@@ -107,36 +110,37 @@ def run(config: Config, *, start: Start = Start.NEW, screen: Screen | None = Non
     return result
 
 
-def settle(config: Config, start: Start, screen: Screen) -> tuple[Ready, Job]:
-    """Everything that is decided before a process trains: chats, settings, plan, resume point.
+def settle(
+    config: Config, start: Start, screen: Screen, source: Path | None = None
+) -> tuple[Ready, Job]:
+    """Everything that is decided before a process trains, but for where it goes on: nothing is
+    written.
 
     The run folder is machine 0's to judge; the others go by what it has found.
     """
     folder = RunFolder(Path(config.training.output))
-    leads = config.distributed.machine_rank == 0
-    if start is Start.NEW and leads:
-        folder.refuse_if_taken()
+    if claim.leads(config):
+        claim.refuse(folder, config, start, source)
     ready = get_ready(config, screen)
     _sft_config(ready, folder)  # what TRL refuses, before anything is fetched or started
     base_folder = _base_folder(ready.config)
     identity = _identity(ready, base_folder)
-    resume_from = _resume_point(folder, identity, start, screen) if leads else None
     prepared = ready.prepared.folder
-    return ready, Job(
-        ready.resolved, prepared, ready.model_folder, base_folder, identity, resume_from
-    )
+    return ready, Job(ready.resolved, prepared, ready.model_folder, base_folder, identity, None)
 
 
-def prepare_only(config: Config, start: Start, screen: Screen) -> Path:
+def prepare_only(config: Config, start: Start, screen: Screen, source: Path | None = None) -> Path:
     """Settles a run and writes what its processes read, for another launcher to start them.
 
     Returns:
         The job file: `torchrun … --module lorawright.cli.rank JOB`.
     """
-    _, job = settle(config, start, screen)
+    _, job = settle(config, start, screen, source)
     folder = RunFolder(Path(config.training.output))
-    if start is Start.OVERWRITE and config.distributed.machine_rank == 0:
-        folder.clear()
+    with claim.held(folder, config, start):
+        job = claim.departure(job, folder, start, screen)
+        if start is Start.OVERWRITE and claim.leads(config):
+            claim.clear(folder, screen)
     return launcher.write_files(job, folder) / launch.JOB
 
 
@@ -157,7 +161,11 @@ def run_rank(job: Job, screen: Screen, pulse: Pulse | None) -> tuple[float, int 
     prepared = prepare.reopen(job.prepared)
     ready = Ready(prepared, resolved, make_plan(resolved.config, prepared.train), job.model_folder)
     folder = RunFolder(Path(resolved.config.training.output))
-    with stop_on_signals(patient=pulse is not None) as stop:
+    alone = pulse is None and group.is_main  # with a launcher, that holds the lock
+    with (
+        stop_on_signals(patient=pulse is not None) as stop,
+        lock.held(folder.path, run_names.LOCK) if alone else nullcontext(),
+    ):
         ended = _train(job, ready, folder, screen, stop, group=group, pulse=pulse)
     distributed.leave()
     return ended
@@ -166,8 +174,8 @@ def run_rank(job: Job, screen: Screen, pulse: Pulse | None) -> tuple[float, int 
 def _launch(
     job: Job, ready: Ready, folder: RunFolder, screen: Screen, stop: Stop, *, overwrite: bool
 ) -> tuple[float, int | None]:
-    if overwrite and ready.config.distributed.machine_rank == 0:
-        folder.clear()
+    if overwrite and claim.leads(ready.config):
+        claim.clear(folder, screen)
     return launcher.run(job, folder, stop, lambda event: replay(event, screen, ready.plan))
 
 
@@ -188,7 +196,7 @@ def _train(
         distributed.allow_fsdp_on_cpu(ready.config.distributed, ready.resolved.hardware.device)
         wrapped = _load_model(ready, job.base_folder, screen)
         if overwrite:
-            folder.clear()
+            claim.clear(folder, screen)
         if group.is_main:
             _write_facts(folder, ready, job.identity, model.count(wrapped))
         group.barrier()
@@ -201,7 +209,8 @@ def _train(
         first_step = 0 if job.resume_from is None else checkpoint.step_of(job.resume_from)
         screen.begin(ready.plan, model.count(wrapped), first_step)
         started = time.perf_counter()
-        trainer.train(resume_from_checkpoint=job.resume_from and str(job.resume_from))
+        with mishaps.refused_pickle(job.resume_from):
+            trainer.train(resume_from_checkpoint=job.resume_from and str(job.resume_from))
         seconds = time.perf_counter() - started
         screen.end()
         if trainer.state.global_step < len(ready.plan):
@@ -312,20 +321,6 @@ def _write_facts(
 def _identity(ready: Ready, base_folder: Path) -> dict[str, Any]:
     weights = hub.weights_digest(base_folder)
     return resume.identity(ready.config, ready.plan, ready.prepared, weights)
-
-
-def _resume_point(
-    folder: RunFolder, identity: dict[str, Any], start: Start, screen: Screen
-) -> Path | None:
-    """The checkpoint to go on from; makes the run's metrics end there."""
-    if start not in (Start.RESUME, Start.RESUME_ANYWAY):
-        return None
-    anyway = start is Start.RESUME_ANYWAY
-    latest, notes = resume.find(folder, identity, anyway=anyway)
-    for text in notes:
-        screen.note(text)
-    folder.rewind_metrics(0 if latest is None else checkpoint.step_of(latest))
-    return latest
 
 
 def _result(folder: RunFolder, plan: Plan, seconds: float, stopped_by: int | None) -> Result:

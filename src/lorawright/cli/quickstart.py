@@ -34,7 +34,9 @@ def quickstart(
     from lorawright.config import load
 
     with TrainScreen() as screen:
-        result = train.run(load(config).config, start=train.Start.OVERWRITE, screen=screen)
+        result = train.run(
+            load(config).config, start=train.Start.OVERWRITE, screen=screen, source=config
+        )
     print_result(result)
     out.rule("4. the same questions to base and tuned model", align="left")
     _compare(result.folder.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -66,10 +67,10 @@ def train(
     start = _start(overwrite=overwrite, resume=resume, resume_anyway=resume_anyway)
     with TrainScreen(quiet=json) as screen:
         if prepare_only:
-            job = stage.prepare_only(settings, start, screen)
+            job = stage.prepare_only(settings, start, screen, Path(config))
             console.out().print(str(job), markup=False)
             return
-        result = stage.run(settings, start=start, screen=screen)
+        result = stage.run(settings, start=start, screen=screen, source=Path(config))
     if json:
         console.print_json(_as_json(result))
     elif result.stopped_by is None:

@@ -7,23 +7,35 @@ Loaded by Transformers: the tokenizer's ids, and the logits against base + adapt
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from lorawright import chat, divergence, eval_chats, hardware, merge
+from lorawright import (
+    chat,
+    divergence,
+    eval_chats,
+    hardware,
+    merge,
+    mishaps,
+    owned,
+    run_names,
+)
 from lorawright.config.schema import Config
 from lorawright.divergence import Outlook
-from lorawright.errors import ModelError
+from lorawright.durable import sync
+from lorawright.errors import ModelError, RunFolderError
 from lorawright.export import gguf_file, gguf_tokenizer
 from lorawright.export.gguf_file import Layout
 from lorawright.export.gguf_tokenizer import GgufTokenizer
 from lorawright.merge import Parts
 from lorawright.model import TORCH_DTYPE
+from lorawright.owned import Kind, Marker
 from lorawright.run_folder import RunFolder
 from lorawright.types import GgufType
 
@@ -73,7 +85,7 @@ def run(
     name = folder.path.resolve().name
     paths = {kind: output / f"{name}-{kind}.gguf" for kind in options.types}
     for path in paths.values():
-        merge.refuse_taken(path, overwrite=options.overwrite)
+        refuse_taken(path, folder, overwrite=options.overwrite)
     parts = merge.open_parts(folder, config)
     where = parts.config.model.name
     rows = eval_chats.proof_rows(config, options.data)
@@ -85,15 +97,40 @@ def run(
         kind: gguf_file.lay_out(parts.weights, settings, kind, where) for kind in options.types
     }
     merge.refuse_full_disk(output, sum(layout.num_bytes for layout in layouts.values()))
-    output.mkdir(parents=True, exist_ok=True)
     reference = merge.observe_tuned(parts, rows, quantized=False)
     task = _Task(parts, tokenizer, rows, reference, name, progress)
     found: dict[str, dict[str, Any]] = {}
     for kind, path in paths.items():
         bound = MOST_MEAN_KL[kind] if options.max_mean_kl is None else options.max_mean_kl
-        found[str(kind)] = task.make(layouts[kind], path, bound)
+        with mishaps.unwritable(output):
+            output.mkdir(parents=True, exist_ok=True)
+            found[str(kind)] = task.make(layouts[kind], path, bound)
         folder.write_json(RESULT, {**(folder.read_json(RESULT) or {}), **found})
     return found
+
+
+def refuse_taken(path: Path, folder: RunFolder, *, overwrite: bool) -> None:
+    """Raises RunFolderError if a file is there that is not ours, or was not to be replaced."""
+    if not os.path.lexists(path):
+        return
+    if not overwrite:
+        raise RunFolderError(
+            "is there already", where=str(path), hint="replace it with --overwrite"
+        )
+    marker = owned.read(path.parent)
+    listed = run_names.written_exports(folder.path) if marker is None else marker.files
+    if path.is_symlink() or not path.is_file() or path.name not in listed:
+        raise RunFolderError(
+            "was not written by lorawright, or by another run",
+            where=str(path),
+            hint="choose another --output",
+        )
+
+
+def note_written(path: Path) -> None:
+    """Adds a file to the list of ours in its folder, before it is there."""
+    marker = owned.read(path.parent) or Marker(Kind.EXPORT)
+    owned.mark(path.parent, replace(marker, files=tuple({*marker.files, path.name})))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +161,8 @@ class _Task:
             self._verify_tokenizer(work)
             distance = divergence.compare(self.reference, self._observe(work))
             merge.refuse_divergence(distance, bound, str(path))
+            note_written(path)
+            sync(work)
             work.replace(path)
         finally:
             work.unlink(missing_ok=True)

@@ -14,9 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lorawright import chat, eval_chats, hub, merge
+from lorawright import chat, eval_chats, hub, mishaps
 from lorawright.chat import ChatTokenizer
 from lorawright.config.schema import Config
+from lorawright.durable import write_atomically
 from lorawright.export import gguf, ollama_template
 from lorawright.export.gguf import Options, Progress
 from lorawright.export.ollama_template import Match
@@ -42,7 +43,7 @@ def run(folder: RunFolder, config: Config, options: Options, progress: Progress)
     """
     output = options.output or folder.path / "ollama"
     modelfile = output / "Modelfile"
-    merge.refuse_taken(modelfile, overwrite=options.overwrite)
+    gguf.refuse_taken(modelfile, folder, overwrite=options.overwrite)
     settings = config.model
     base = hub.model_folder(settings.name, settings.revision, with_code=settings.trust_remote_code)
     tokenizer = chat.load(base, settings.name)
@@ -56,7 +57,9 @@ def run(folder: RunFolder, config: Config, options: Options, progress: Progress)
     (made,) = gguf.run(folder, config, replace(options, output=output), progress).values()
     system = _shared_system(chats)
     text = _modelfile(Path(made["path"]).name, template, tokenizer, base, config, system)
-    modelfile.write_text(text, encoding="utf-8")
+    with mishaps.unwritable(output):
+        gguf.note_written(modelfile)
+        write_atomically(modelfile, text.encode())
     name = re.sub(r"[^a-z0-9._-]", "-", folder.path.resolve().name.lower())
     counts = Counter(match for _, match in compared)
     found = {

@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from lorawright import chat, hub, merge, talk
 from lorawright.config.schema import Config
+from lorawright.durable import write_atomically
 from lorawright.errors import ModelError
 from lorawright.merge.weights import ADAPTER
 from lorawright.run_folder import RunFolder
@@ -81,7 +82,7 @@ def _plain_template(folder: RunFolder, base: Path, name: str) -> str:
         return ""
     path = folder.path / "vllm" / "chat_template.jinja"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(chat.plain(template), encoding="utf-8")
+    write_atomically(path, chat.plain(template).encode())
     return f" --chat-template {shlex.quote(str(path))}"
 
 
@@ -100,8 +101,15 @@ def refuse_unservable(found: dict[str, Any]) -> None:
 def check(adapter: Path) -> list[Check]:
     """vLLM's rules, one by one."""
     settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    with safe_open(adapter / ADAPTER, framework="numpy") as file:
-        names = list(file.keys())
+    try:
+        with safe_open(adapter / ADAPTER, framework="numpy") as file:
+            names = list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"cannot be read: {error}",
+            where=str(adapter / ADAPTER),
+            hint="the file is damaged: put it back from a copy, or train again",
+        ) from None
     modules = sorted({name.split(".lora_")[0].rsplit(".", 1)[-1] for name in names if ".lora_" in name})  # fmt: skip  # noqa: E501
     others = [name for name in modules if name not in MODULES]
     ranks = {settings["r"], *(settings.get("rank_pattern") or {}).values()}

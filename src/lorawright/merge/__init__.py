@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,23 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from lorawright import chat, divergence, eval_chats, hardware, hub, model, talk
+from lorawright import (
+    chat,
+    divergence,
+    eval_chats,
+    hardware,
+    hub,
+    mishaps,
+    model,
+    outputs,
+    owned,
+    talk,
+)
 from lorawright.config.schema import Config, Quantization
 from lorawright.divergence import Divergence, Outlook
 from lorawright.errors import ModelError, RunFolderError
 from lorawright.merge.weights import MergedWeights, plan
+from lorawright.owned import Kind, Marker
 from lorawright.run_folder import RunFolder
 
 RESULT = "merge.json"
@@ -114,21 +128,17 @@ def run(
     options = options or Options()
     started = time.perf_counter()
     target = options.output or folder.path / "merged"
-    refuse_taken(target, overwrite=options.overwrite)
+    owned.refuse_places(target, "--output", kept_places(folder, config))
+    with mishaps.unwritable(target):
+        owned.put_back(target)
+    replaced = refuse_taken(target, folder, overwrite=options.overwrite)
     parts = open_parts(folder, config)
     rows = eval_chats.proof_rows(config, options.data)
     refuse_full_disk(target, sum(map(parts.weights.num_bytes, parts.weights.names)))
-    work = target.with_name(target.name + ".tmp")
-    shutil.rmtree(work, ignore_errors=True)
-    try:
-        work.mkdir(parents=True)
+    bound = _bound(parts.weights) if options.max_mean_kl is None else options.max_mean_kl
+    with mishaps.unwritable(target), written_aside(target, replaced) as work:
         shards = write(parts, work, options.shard_bytes, progress)
-        bound = _bound(parts.weights) if options.max_mean_kl is None else options.max_mean_kl
         found = _prove(parts, work, rows, bound, progress)
-        shutil.rmtree(target, ignore_errors=True)
-        work.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     result = {
         "path": str(target),
         "base": parts.config.model.name,
@@ -146,16 +156,67 @@ def run(
     return result
 
 
-def refuse_taken(target: Path, *, overwrite: bool) -> None:
-    """Raises RunFolderError if something would be lost; only a model gives way."""
-    if target.exists() and not overwrite:
+@contextmanager
+def written_aside(target: Path, replaced: Marker | None) -> Iterator[Path]:
+    """A folder beside the target that becomes it when the block ends well, and else is gone.
+
+    Args:
+        target: The merged model's folder.
+        replaced: Of the one that is there.
+    """
+    missing = [path for path in target.absolute().parents if not path.exists()]
+    try:
+        work = owned.begin_work(target, Marker(Kind.MODEL))
+        try:
+            yield work
+            names = tuple(name for name in owned.files_in(work) if name != owned.MARKER)
+            owned.finish_work(work, target, Marker(Kind.MODEL, names), replaced)
+        finally:
+            owned.drop_work(work)
+    finally:
+        owned.remove_empty(missing)
+
+
+def kept_places(folder: RunFolder, config: Config) -> list[tuple[str, Path]]:
+    """What a merged or exported folder must not be, and not hold."""
+    return [
+        *outputs.kept_places(config),
+        ("the run", folder.path),
+        ("the adapter", folder.adapter),
+        ("the checkpoints", folder.checkpoints),
+    ]
+
+
+def refuse_taken(target: Path, folder: RunFolder, *, overwrite: bool) -> Marker | None:
+    """Raises RunFolderError if something would be lost; only a model of ours gives way.
+
+    Returns:
+        What of the folder there is ours.
+    """
+    if os.path.lexists(target) and not overwrite:
         raise RunFolderError(
             "is there already", where=str(target), hint="replace it with --overwrite"
         )
-    if target.is_dir() and any(target.iterdir()) and not (target / "config.json").is_file():
+    if not os.path.lexists(target):
+        return None
+    found = owned.read(target) or _earlier(target, folder)
+    empty = target.is_dir() and not any(target.iterdir())
+    if target.is_symlink() or not (empty or (found is not None and found.kind is Kind.MODEL)):
         raise RunFolderError(
-            "holds other things than a model", where=str(target), hint="choose another --output"
+            "holds other things than a model that lorawright merged",
+            where=str(target),
+            hint="choose another --output",
         )
+    return found or Marker(Kind.MODEL)
+
+
+def _earlier(target: Path, folder: RunFolder) -> Marker | None:
+    """What a version without markers wrote there, by the run's own `merge.json`."""
+    noted = folder.read_json(RESULT)
+    if noted is None or Path(noted["path"]).resolve() != target.resolve():
+        return None
+    names = tuple(name for name in owned.files_in(target) if owned.MODEL_FILE.fullmatch(name))
+    return Marker(Kind.MODEL, names)
 
 
 def refuse_full_disk(target: Path, num_bytes: int) -> None:
@@ -225,7 +286,8 @@ def _rounded(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tenso
 def copy_rest(base: Path, work: Path) -> None:
     """Everything that is not weights, unchanged but for generation tags in a template."""
     for path in sorted(base.iterdir()):
-        if path.suffix in COPIED and not path.name.endswith(".safetensors.index.json"):
+        ours = path.name == owned.MARKER  # of a base that was merged here itself
+        if path.suffix in COPIED and not path.name.endswith(".safetensors.index.json") and not ours:
             (work / path.name).write_bytes(path.read_bytes())
     chat.remove_tags(work)
 

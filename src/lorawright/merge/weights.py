@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel
 from peft.tuners.lora import LoraLayer
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -181,6 +181,17 @@ def _refuse_adapter(adapter: Path) -> None:
         raise ModelError(
             f"has no {ADAPTER}", where=str(adapter), hint="train again, or put the file back"
         )
+    try:
+        _refuse_infinite(path)
+    except SafetensorError as error:
+        raise ModelError(
+            f"cannot be read: {error}",
+            where=str(path),
+            hint="the file is damaged: put it back from a copy, or train again",
+        ) from None
+
+
+def _refuse_infinite(path: Path) -> None:
     with safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 # safe_open is no mapping
             if not bool(torch.isfinite(file.get_tensor(name)).all()):

@@ -1,0 +1,196 @@
+"""One process trains into a run folder at a time, on this machine or on another that shares it.
+
+    RUN/lock.json    who holds it: machine, process, when that began; touched while it is held
+
+A lock whose process is gone is taken over without asking: the same machine is asked for the process
+by number and start; of another machine the lock counts as long as it is touched.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import orjson
+import psutil
+
+from lorawright.errors import RunFolderError
+
+TOUCH_SECONDS = 10.0
+STALE_SECONDS = 120.0  # of another machine: a dozen touches missed
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process, named so that no other one is taken for it.
+
+    Attributes:
+        name: The machine's, for people.
+        machine: Machine, boot and, in containers, its space of process numbers.
+        pid: Number of the process.
+        began: When the process was started, by a clock that is never set.
+        token: Of this lock.
+    """
+
+    name: str
+    machine: str
+    pid: int
+    began: str
+    token: str
+
+
+@contextmanager
+def held(run: Path, name: str) -> Iterator[None]:
+    """Holds the lock of a run folder while the block runs; makes the folder.
+
+    Args:
+        run: The folder.
+        name: Of the lock file.
+
+    Raises:
+        RunFolderError: Another process holds it, or the folder cannot be written.
+    """
+    path = run / name
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        mine = _take(path)
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot be written: {error.strerror}",
+            where=str(run),
+            hint="choose another `training.output`, or see to its permissions",
+        ) from None
+    done = threading.Event()
+    thread = threading.Thread(target=_touch, args=(path, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        if _read(path) == mine:
+            path.unlink(missing_ok=True)
+
+
+def refuse_if_held(run: Path, name: str) -> None:
+    """Raises RunFolderError while another process trains into the folder."""
+    path = run / name
+    found = _read(path)
+    if found is not None and not _is_stale(path, found, time.time()):
+        raise _held_error(path, found)
+
+
+def _take(path: Path) -> Holder:
+    mine = _myself()
+    work = path.with_name(f"{path.name}.{mine.token}")
+    try:
+        work.write_bytes(orjson.dumps(asdict(mine), option=orjson.OPT_INDENT_2))
+        # the file system's own clock: that of another machine may differ from ours
+        now = work.stat().st_mtime
+        while not _link(work, path):
+            found = _read(path)
+            if found is None:
+                if path.exists() and now - path.stat().st_mtime < TOUCH_SECONDS:
+                    raise _held_error(path, None)
+            elif not _is_stale(path, found, now):
+                raise _held_error(path, found)
+            _remove_stale(path, found, work)
+    finally:
+        work.unlink(missing_ok=True)
+    return mine
+
+
+def _link(work: Path, path: Path) -> bool:
+    """The whole lock under its name at once, or False where one stands already."""
+    try:
+        os.link(work, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        except FileExistsError:
+            return False
+        with open(descriptor, "wb") as file:
+            file.write(work.read_bytes())
+    return True
+
+
+def _remove_stale(path: Path, stale: Holder | None, work: Path) -> None:
+    """Takes a stale lock away, unless another process has just done so and holds its own."""
+    aside = work.with_name(work.name + ".stale")
+    with suppress(FileNotFoundError):
+        path.rename(aside)
+        if _read(aside) != stale:
+            _link(aside, path)
+        aside.unlink()
+
+
+def _touch(path: Path, done: threading.Event) -> None:
+    while not done.wait(TOUCH_SECONDS):
+        with suppress(OSError):
+            os.utime(path)
+
+
+def _read(path: Path) -> Holder | None:
+    try:
+        return Holder(**orjson.loads(path.read_bytes()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _is_stale(path: Path, found: Holder, now: float) -> bool:
+    if found.machine == _machine():
+        return _began(found.pid) != found.began
+    try:
+        return now - path.stat().st_mtime > STALE_SECONDS
+    except FileNotFoundError:
+        return True
+
+
+def _held_error(path: Path, found: Holder | None) -> RunFolderError:
+    who = "a process that has just started" if found is None else f"process {found.pid}"
+    where = "" if found is None else f" on {found.name}"
+    return RunFolderError(
+        f"is being trained by {who}{where}",
+        where=str(path.parent),
+        hint=f"wait for it, or stop it; if it is gone for certain, remove {path}",
+    )
+
+
+def _myself() -> Holder:
+    pid = os.getpid()
+    began = _began(pid)
+    assert began is not None
+    return Holder(platform.node(), _machine(), pid, began, uuid.uuid4().hex)
+
+
+def _machine() -> str:
+    if sys.platform != "linux":
+        return f"{platform.node()} {uuid.getnode()}"
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{platform.node()} {boot} {os.readlink('/proc/self/ns/pid')}"
+
+
+def _began(pid: int) -> str | None:
+    """When a process was started; None if there is none of that number."""
+    if sys.platform != "linux":
+        try:
+            return str(round(psutil.Process(pid).create_time()))
+        except psutil.Error:
+            return None
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    # after the name, which may hold anything: state, then what no clock change moves
+    state, *rest = text.rpartition(")")[2].split()
+    return None if state in "ZX" else rest[18]

@@ -1,0 +1,48 @@
+"""Where a run may write: not into a place that holds something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lorawright import owned
+from lorawright.config.schema import Config
+from lorawright.errors import ConfigError
+
+KEY = "training.output"
+
+
+def refuse_unsafe(config: Config, source: Path | None) -> None:
+    """Raises ConfigError for a `training.output` that is no folder of the run's own.
+
+    Args:
+        config: As loaded.
+        source: Its file, if it comes from one.
+    """
+    output = Path(config.training.output)
+    owned.refuse_places(output, KEY, kept_places(config, source))
+    for where, folder in _data(config):
+        if folder.is_dir() and folder.resolve() in output.resolve().parents:
+            raise ConfigError(
+                f"is `{output}`, in the folder that `{where}` reads chats from",
+                where=KEY,
+                hint="a run's own files would be read as chats; name a folder beside it",
+            )
+
+
+def kept_places(config: Config, source: Path | None = None) -> list[tuple[str, Path]]:
+    """What must neither be an output nor lie in one, each with what it is."""
+    found = owned.usual_places()
+    if source is not None:
+        found.append(("the config's folder", source.absolute().parent))
+    found += [(f"the chats of `{where}`", path) for where, path in _data(config)]
+    model = Path(config.model.name).expanduser()
+    return [*found, ("the base model", model)] if model.exists() else found
+
+
+def _data(config: Config) -> list[tuple[str, Path]]:
+    named = {"data.train": config.data.train, "data.eval": config.data.eval}
+    found = []
+    for key, value in named.items():
+        if isinstance(value, str) and Path(value).expanduser().exists():
+            found.append((key, Path(value).expanduser()))
+    return found
