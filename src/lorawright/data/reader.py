@@ -124,7 +124,7 @@ class Reader:
         because = "data.format"
         for item in read_rows(source):
             if isinstance(item, Problem):
-                found.num_rows += item.kind is not Kind.FILE or item.line is not None
+                found.num_rows += item.line is not None
                 yield self._report(item, split)
                 continue
             found.num_rows += 1
