@@ -34,7 +34,7 @@ from lorawright.errors import DataError, LorawrightError, TemplateError
 from lorawright.store import ChatStore, Writer
 from lorawright.types import EncodedChat, Kind, Problem, Severity, Split
 
-CACHE_VERSION = 1  # raise when ids, spans or the layout of the cache change
+CACHE_VERSION = 2  # raise when ids, spans or the layout of the cache change
 FINDINGS = "findings.json"
 MOST_WARNINGS = 10_000  # of a kind that are listed; all are counted. A million rows cost memory
 
