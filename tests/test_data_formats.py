@@ -209,7 +209,7 @@ def test_tools_stay_exactly_as_given(key: str, tools: list[Any]) -> None:
     parsed = chat({"messages": [inside, *row["messages"]]})
     assert parsed.tools == tuple(tools)
     assert parsed.messages[0] == Message(S, "")
-    for nothing in (None, "", [], "[]"):
+    for nothing in (None, "", [], "[]", "null"):
         assert chat({**row, key: nothing}).tools is None
 
 
