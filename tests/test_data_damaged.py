@@ -265,7 +265,7 @@ def test_packed_files_and_addresses_say_what_to_do(
 def short_rows(monkeypatch: pytest.MonkeyPatch) -> int:
     """Rows may have 20,000 bytes, so that files stay small."""
     most = 20_000
-    for module in ("parse_json", "lines", "csv_rows"):
+    for module in ("parse_json", "lines", "read", "csv_rows"):
         monkeypatch.setattr(f"lorawright.data.{module}.MOST_ROW_BYTES", most)
     return most
 
@@ -274,7 +274,7 @@ def short_rows(monkeypatch: pytest.MonkeyPatch) -> int:
 def test_a_row_that_is_too_long_is_not_kept_in_memory(
     tmp_path: Path, short_rows: int, end: bytes
 ) -> None:
-    long = LINE[:-5] + b"x" * 5_000_000 + end
+    long = LINE[:-5] + b"x " * 2_500_000 + end
     path = tmp_path / "x.jsonl"
     path.write_bytes(LINE + long + b"\n" + LINE)
     tracemalloc.start()
@@ -298,6 +298,17 @@ def test_a_row_that_is_too_long_in_every_text_format(tmp_path: Path, short_rows:
         assert [p.line for p in long_ones] == bad
         assert reader.found[0].num_rows == num_rows
         assert {c.line for c in chats}.isdisjoint(bad)
+
+
+def test_a_row_that_is_not_closed_does_not_swallow_a_long_file(
+    tmp_path: Path, short_rows: int
+) -> None:
+    rows = [b'{"prompt": "a", "completion": "%d"}' % n for n in range(2000)]
+    rows[3] = rows[3][:-1]
+    (tmp_path / "x.json").write_bytes(b"[\n" + b",\n".join(rows) + b"\n]")
+    reader, chats, (problem,) = run(tmp_path / "x.json")
+    assert problem.line == 5 and problem.kind is Kind.SYNTAX
+    assert len(chats) == 1999 and reader.found[0].num_rows == 2000
 
 
 def test_millions_of_blank_lines_are_read_quickly(tmp_path: Path) -> None:

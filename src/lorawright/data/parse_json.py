@@ -163,9 +163,11 @@ def parse_array(data: bytes, file: str) -> Iterator[RawRow | Problem]:
         ending = data[end : end + 1]
         if is_first and begin == end and ending == b"]":
             break
-        raw = data[begin:end].rstrip(BLANK)
+        is_long = end - begin > MOST_ROW_BYTES
+        raw = data[begin : begin + MOST_ROW_BYTES + 1] if is_long else data[begin:end].rstrip(BLANK)
         item = _array_row(raw, file, line, begin, is_open=end == next_row)
-        if not is_broken and isinstance(item, Problem) and item.kind is not Kind.SHAPE:
+        is_bad = isinstance(item, Problem) and (is_long or item.kind is not Kind.SHAPE)
+        if is_bad and not is_broken:
             is_broken = True
             continue
         yield item

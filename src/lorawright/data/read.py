@@ -16,7 +16,15 @@ from lorawright.data.csv_rows import read_csv
 from lorawright.data.files import open_file
 from lorawright.data.findings import clip, got, quote
 from lorawright.data.lines import lines_of
-from lorawright.data.parse_json import BLANK, BLANKS, BOM, RawRow, parse_array, parse_value
+from lorawright.data.parse_json import (
+    BLANK,
+    BLANKS,
+    BOM,
+    MOST_ROW_BYTES,
+    RawRow,
+    parse_array,
+    parse_value,
+)
 from lorawright.data.sources import UNPACK, DataFile, HubSet, read_hub, unpack_hint
 from lorawright.data.tables import BATCH_ROWS, LIST_COLUMNS, read_arrow, read_parquet, rows_of
 from lorawright.types import Kind, Problem
@@ -104,7 +112,8 @@ def _read_jsonl(source: DataFile) -> Iterator[RawRow | Problem]:
         for line, start, raw in lines_of(file):
             if line == 1 and raw.startswith(BOM):
                 raw, start = raw[len(BOM) :], start + len(BOM)
-            raw = raw.rstrip(BLANK)
+            if len(raw) <= MOST_ROW_BYTES:
+                raw = raw.rstrip(BLANK)
             if raw:
                 yield parse_value(raw, name, line, start)
 
