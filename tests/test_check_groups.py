@@ -48,3 +48,11 @@ def test_keys_inside_messages_are_printed(
     found = json.loads(capfd.readouterr().out)
     assert found["stats"]["files"][0]["unused_message_keys"] == {"mood": 1}
     assert found["problems"][0]["kind"] == "unknown_key"
+
+
+def test_json_is_valid_whatever_bytes_a_name_has(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    assert check(tmp_path, "--json", "--set", "data.train=caf\udce9.jsonl") == 2
+    assert r"caf\udce9" in json.loads(capfd.readouterr().out)["problems"][0]["where"]

@@ -15,11 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lorawright import prepare
 from lorawright.config.schema import DataSettings
 from lorawright.data import Reader
 from lorawright.data.fingerprint import fingerprint
 from lorawright.data.read import read_rows
 from lorawright.data.sources import DataFile
+from lorawright.errors import DataError
 from lorawright.types import Conversation, Kind, Problem
 
 ROW = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
@@ -166,6 +168,7 @@ def test_what_is_no_file_is_a_problem_and_never_a_hang(
 UNREADABLE = """
 import os, sys
 import pyarrow.parquet
+from lorawright import prepare
 from lorawright.config.schema import DataSettings
 from lorawright.data import Reader
 if os.getuid() == 0:  # root may read everything
@@ -332,3 +335,23 @@ def test_nesting_and_nul_bytes_are_one_problem_a_row(tmp_path: Path, name: str) 
     reader, chats, problems = run(tmp_path / name)
     assert len(chats) + len({p.line for p in problems}) == reader.found[0].num_rows
     assert all(p.line is not None for p in problems)
+
+
+def test_what_changes_while_it_is_read_is_not_kept_for_what_it_was(
+    make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(num_rows=4)
+    path = Path(config.data.train)
+    before = path.read_bytes()
+    build = prepare._build
+
+    def change_and_build(*arguments: Any) -> prepare.Prepared:
+        path.write_bytes(LINE)
+        return build(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "_build", change_and_build)
+        with pytest.raises(DataError, match="changed while it was read"):
+            prepare.run(config)
+    path.write_bytes(before)
+    assert prepare.run(config).stats["num_chats"] == 4

@@ -37,7 +37,7 @@ def check(config: ConfigFile, set_: Overrides = None, json: Json = False) -> Non
         console.print_json(
             {
                 "ok": not errors,
-                "problems": [{**asdict(p), "where": p.where} for p in problems],
+                "problems": [_as_json(problem) for problem in problems],
                 "stats": stats,
                 "certificate": None if prepared is None else prepared.certificate,
             }
@@ -50,6 +50,15 @@ def check(config: ConfigFile, set_: Overrides = None, json: Json = False) -> Non
             console.err().print(console.lead("bold green", "ok", "this config can be trained"))
     if errors:
         raise typer.Exit(2 if loaded.problems else 1)
+
+
+def _as_json(problem: Problem) -> dict[str, object]:
+    """Names of files and values that are not UTF-8 with escapes: JSON has no other bytes."""
+    fields = {**asdict(problem), "where": problem.where}
+    return {
+        key: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+        for key, value in fields.items()
+    }
 
 
 def _grouped(problems: list[Problem]) -> list[Problem]:
