@@ -43,13 +43,10 @@ class Remarks:
         if chat.unknown:
             places = {key: path for path, key in reversed(chat.unknown)}
             _count(self.keys, places, row.line)
-        found: dict[str, str] = {}
-        for message, path in zip(chat.messages, chat.paths, strict=True):
+        for message in chat.messages:
             if message.content is not None and "{{" in message.content:
-                for name in unfilled(message):
-                    found.setdefault(name, path)
-        if found:
-            _count(self.placeholders, found, row.line)
+                _count(self.placeholders, _placeholders(chat), row.line)
+                break
 
     def problems(self, file: str, split: Split) -> Iterator[Problem]:
         """The remarks, the most frequent first."""
@@ -77,6 +74,14 @@ class Remarks:
                 Severity.WARNING,
                 split,
             )
+
+
+def _placeholders(chat: Chat) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for message, path in zip(chat.messages, chat.paths, strict=True):
+        for name in unfilled(message):
+            found.setdefault(name, path)
+    return found
 
 
 def _count(tallies: dict[str, Tally], places: dict[str, str], line: int) -> None:
