@@ -111,6 +111,16 @@ def test_digests_and_flags_and_key_order() -> None:
     assert first == second
 
 
+def test_ids_do_not_hide_a_copy() -> None:
+    def one(identity: str | None) -> Chat:
+        call = Message(Role.ASSISTANT, None, (ToolCall("f", {"x": 1}, identity),))
+        extra = {"name": "f", **({"tool_call_id": identity} if identity else {})}
+        answer = Message(Role.TOOL, "sun", extra=extra)
+        return Chat((Message(Role.USER, "a"), call, answer), None, ("", "", ""))
+
+    assert len({checks.digests(one(identity))[0] for identity in (None, "1", "2")}) == 1
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.binary(min_size=16, max_size=16), st.integers(0, 2**130))
 def test_lot_is_a_fraction_and_repeats(digest: bytes, seed: int) -> None:

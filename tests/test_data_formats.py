@@ -154,7 +154,8 @@ def test_calls_are_objects_however_they_are_written(wrapped: Any, content: Any) 
         ]
     }
     _, call, answer = chat(row).messages
-    assert call == Message(A, None, (ToolCall("weather", {"city": "Paris"}),))
+    identity = "1" if "id" in (wrapped.get("tool_calls") or [{}])[0] else None
+    assert call == Message(A, None, (ToolCall("weather", {"city": "Paris"}, identity),))
     assert answer == Message(T, "sun", extra={"name": "weather"})
 
 
@@ -208,8 +209,84 @@ def test_tools_stay_exactly_as_given(key: str, tools: list[Any]) -> None:
     parsed = chat({"messages": [inside, *row["messages"]]})
     assert parsed.tools == tuple(tools)
     assert parsed.messages[0] == Message(S, "")
-    for nothing in (None, "", [], "[]"):
+    for nothing in (None, "", [], "[]", "null"):
         assert chat({**row, key: nothing}).tools is None
+
+
+@pytest.mark.parametrize(
+    ("identity", "kept"), [("call_1", "call_1"), (7, "7"), ("", None), (None, None)]
+)
+def test_ids_of_calls_are_handed_to_the_template(identity: Any, kept: str | None) -> None:
+    calls = [{"id": identity, "type": "function", "function": CALL}]
+    row = messages(("user", "?"), ("assistant", None))
+    row["messages"][1]["tool_calls"] = calls
+    (rendered,) = chat(row).messages[1].for_template()["tool_calls"]
+    assert rendered.get("id") == kept and ("id" in rendered) == (kept is not None)
+    assert rendered["function"] == CALL and rendered["type"] == "function"
+    calls[0]["id"] = [identity]
+    assert "is a list, expected text" in faults(row)["messages[1].tool_calls[0].id"]
+
+
+def test_legacy_functions_are_tools() -> None:
+    row = messages(("user", "?"), ("assistant", "!"), functions=[CALL, TOOL])
+    for value in (row["functions"], json.dumps(row["functions"])):
+        found = chat({**row, "functions": value, "tools": []}).tools
+        assert found == ({"type": "function", "function": CALL}, TOOL)
+    assert chat({**row, "functions": None}).tools is None
+    beside = faults({**row, "tools": [TOOL]})
+    assert beside["functions"].startswith("tools stand in `tools` too")
+
+
+def test_parts_in_every_spelling() -> None:
+    call = {"type": "tool_call", "value": json.dumps(CALL)}
+    parts = [
+        {"type": "reasoning", "value": "Why "},
+        {"type": "reasoning", "text": "not?"},
+        {"type": "text", "value": "Let me"},
+        {"type": "text", "text": " look."},
+        call,
+    ]
+    weather = ToolCall("weather", {"city": "Paris"})
+    (answer,) = chat(messages(("assistant", parts))).messages
+    assert answer == Message(A, "Let me look.", (weather,), extra={"reasoning_content": "Why not?"})
+    for only in (call, {"type": "tool_call", "tool_call": {"function": CALL}}):
+        assert chat(messages(("assistant", [only]))).messages == (Message(A, None, (weather,)),)
+
+
+@pytest.mark.parametrize(
+    ("role", "part", "path", "words"),
+    [
+        ("user", {"type": "reasoning", "text": "x"}, "[0].type", "in a user message"),
+        ("user", {"type": "tool_call", "value": "{}"}, "[0].type", "in a user message"),
+        ("assistant", {"type": "tool_call", "value": "f()"}, "[0].value", "is not JSON"),
+        ("assistant", {"type": "tool_call"}, "[0].value", "is null, expected a call"),
+        ("user", {"type": "text", "body": "x"}, "[0].text", "is missing, the part has `type`"),
+        ("user", {"type": "text", "value": 3}, "[0].value", "is a number (3), expected text"),
+        ("user", {"type": "text", "text": None}, "[0].text", "is null, expected text"),
+    ],
+)
+def test_a_faulty_part_has_path_and_words(role: str, part: Any, path: str, words: str) -> None:
+    found = faults(messages((role, [part])))
+    assert list(found) == [f"messages[0].content{path}"]
+    assert words in found[f"messages[0].content{path}"]
+
+
+def test_reasoning_stands_in_one_place() -> None:
+    row = messages(("assistant", [{"type": "reasoning", "text": "x"}]))
+    row["messages"][0]["reasoning_content"] = "y"
+    assert "holds reasoning, and so does" in faults(row)["messages[0].content"]
+
+
+def test_unknown_keys_inside_messages_are_noted() -> None:
+    row = messages(("user", "Hi"), ("assistant", "Hello"))
+    row["messages"][0] |= {"mood": "good", "name": "Ann", "id": 3, "empty": None}
+    row["messages"][1] |= {"reasoning_content": "x", "tool_calls": [{**CALL, "index": 0, "at": 1}]}
+    parsed = chat(row)
+    assert parsed.unknown == [
+        ("messages[0].mood", "mood"),
+        ("messages[1].tool_calls[0].at", "at"),
+    ]
+    assert parsed.messages[0].extra["mood"] == "good"
 
 
 def test_text_parts_are_joined() -> None:
@@ -230,6 +307,10 @@ def test_text_parts_are_joined() -> None:
         ({"weight": 0}, False),
         ({"weight": 1.0}, True),
         ({"weight": 1, "train": True}, True),
+        ({"loss": False}, False),
+        ({"loss": True, "train": None}, True),
+        ({"loss_weight": 0.0}, False),
+        ({"loss_weight": 1, "weight": 1, "loss": True, "train": True}, True),
     ],
 )
 def test_train_and_weight(keys: Any, train: bool | None) -> None:
@@ -265,6 +346,15 @@ A_ROW_WITH = {
     "list role": ({"role": ["user"]}, f"{M1}.role", "is a list, expected one of: system"),
     "train": ({"train": "no"}, f"{M1}.train", "is text (`no`), expected true or false"),
     "weight": ({"weight": 0.5}, f"{M1}.weight", "is a number (0.5), expected 0 or 1"),
+    "loss": ({"loss": 1}, f"{M1}.loss", "is a number (1), expected true or false"),
+    "loss weight": ({"loss_weight": 0.5}, f"{M1}.loss_weight", "(0.5), expected 0 or 1"),
+    "true weight": ({"loss_weight": True}, f"{M1}.loss_weight", "is true, expected 0 or 1"),
+    "not loss": (
+        {"train": True, "loss": False},
+        f"{M1}.loss",
+        "says the opposite of `train`",
+    ),
+    "loss slip": ({"loss_weights": 0}, f"{M1}.loss_weights", "did you mean `loss_weight`?"),
     "both": ({"weight": 0, "train": True}, f"{M1}.weight", "the opposite"),
     "slip": ({"tool_call": [CALL]}, f"{M1}.tool_call", "did you mean `tool_calls`?"),
     "calls": ({"tool_calls": "f()"}, f"{M1}.tool_calls", "is text (`f()`), expected a list"),

@@ -34,7 +34,7 @@ from lorawright.errors import DataError, LorawrightError, TemplateError
 from lorawright.store import ChatStore, Writer
 from lorawright.types import EncodedChat, Kind, Problem, Severity, Split
 
-CACHE_VERSION = 1  # raise when ids, spans or the layout of the cache change
+CACHE_VERSION = 2  # raise when ids, spans or the layout of the cache change
 FINDINGS = "findings.json"
 MOST_WARNINGS = 10_000  # of a kind that are listed; all are counted. A million rows cost memory
 
@@ -93,7 +93,7 @@ def run(config: Config, *, progress: Callable[[int], None] | None = None) -> Pre
         return _build(config, encoder, work, progress)
     cached = _cache_root() / key
     if not (cached / FINDINGS).is_file():
-        _fill(cached, lambda work: _build(config, encoder, work, progress))
+        _fill(cached, lambda work: _build_unchanged(config, encoder, work, progress, key))
     return reopen(cached)
 
 
@@ -170,6 +170,24 @@ def _build(
     }
     (work / FINDINGS).write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
     return reopen(work)
+
+
+def _build_unchanged(
+    config: Config,
+    encoder: chat.Encoder,
+    work: Path,
+    progress: Callable[[int], None] | None,
+    key: str,
+) -> Prepared:
+    """As `_build`; what is kept under a key must be made from what the key names."""
+    prepared = _build(config, encoder, work, progress)
+    if _cache_key(config, encoder) != key:
+        raise DataError(
+            "the data changed while it was read",
+            where=str(config.data.train),
+            hint="run it again when nothing writes to the files",
+        )
+    return prepared
 
 
 def _splits(config: Config) -> list[Split]:

@@ -48,6 +48,8 @@ class Kind(StrEnum):
     FORGED = "forged_special_token"
     TEMPLATE = "template"  # the chat template cannot render the row
     MASK = "mask"  # the derivations of the mask disagree
+    UNKNOWN_KEY = "unknown_key"  # inside a message: the template alone may know it
+    PLACEHOLDER = "placeholder"  # {{name}} in an answer, never filled
 
 
 class GgufType(StrEnum):
@@ -87,10 +89,20 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call the assistant makes; `arguments` is always an object, never a JSON string."""
+    """A call the assistant makes; `arguments` is always an object, never a JSON string.
+
+    `id` is for templates that write it; two chats that differ in ids alone are the same chat.
+    """
 
     name: str
     arguments: Mapping[str, Any]
+    id: str | None = None
+
+    def for_template(self) -> dict[str, Any]:
+        """The call in OpenAI's shape; without an id if it has none."""
+        function = {"name": self.name, "arguments": dict(self.arguments)}
+        call: dict[str, Any] = {"type": "function", "function": function}
+        return call if self.id is None else {"id": self.id, **call}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +125,7 @@ class Message:
         if self.content is not None:
             message["content"] = self.content
         if self.tool_calls:
-            message["tool_calls"] = [
-                {
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": dict(call.arguments)},
-                }
-                for call in self.tool_calls
-            ]
+            message["tool_calls"] = [call.for_template() for call in self.tool_calls]
         return message
 
 

@@ -34,6 +34,7 @@ def find(conversation: Conversation, tokens: re.Pattern[str]) -> Iterator[tuple[
             yield from _find(message.content, f"{here}.content", tokens)
         for number, call in enumerate(message.tool_calls):
             path = f"{here}.tool_calls[{number}]"
+            yield from _find(call.id, f"{path}.id", tokens)
             yield from _find(call.name, f"{path}.name", tokens)
             yield from _find(call.arguments, f"{path}.arguments", tokens)
         if message.extra:
@@ -76,7 +77,11 @@ def _mark_message(message: Message, wrap: Callable[[str], str]) -> Message:
         message,
         content=None if message.content is None else wrap(message.content),
         tool_calls=tuple(
-            ToolCall(wrap(call.name), _map_strings(call.arguments, wrap))
+            ToolCall(
+                wrap(call.name),
+                _map_strings(call.arguments, wrap),
+                call.id and wrap(call.id),
+            )
             for call in message.tool_calls
         ),
         extra=_map_strings(message.extra, wrap),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import re
+from dataclasses import asdict, replace
 
 import typer
 
 from lorawright.cli.options import ConfigFile, Json, Overrides
+from lorawright.types import Problem
+
+INDEX = re.compile(r"\[\d+\]")
 
 
 def check(config: ConfigFile, set_: Overrides = None, json: Json = False) -> None:
@@ -33,19 +37,45 @@ def check(config: ConfigFile, set_: Overrides = None, json: Json = False) -> Non
         console.print_json(
             {
                 "ok": not errors,
-                "problems": [{**asdict(p), "where": p.where} for p in problems],
+                "problems": [_as_json(problem) for problem in problems],
                 "stats": stats,
                 "certificate": None if prepared is None else prepared.certificate,
             }
         )
     else:
-        console.print_problems(problems)
+        console.print_problems(_grouped(problems))
         if prepared is not None:
             _print_summary(prepared)
         if not errors:
             console.err().print(console.lead("bold green", "ok", "this config can be trained"))
     if errors:
         raise typer.Exit(2 if loaded.problems else 1)
+
+
+def _as_json(problem: Problem) -> dict[str, object]:
+    """Names of files and values that are not UTF-8 with escapes: JSON has no other bytes."""
+    fields = {**asdict(problem), "where": problem.where}
+    return {
+        key: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+        for key, value in fields.items()
+    }
+
+
+def _grouped(problems: list[Problem]) -> list[Problem]:
+    """The same problem in many rows of a file as one, at its first address."""
+    groups: dict[tuple[object, ...], list[Problem]] = {}
+    for problem in problems:
+        path = INDEX.sub("[]", problem.path)
+        same = (problem.file, problem.severity, problem.kind, path, problem.message, problem.hint)
+        groups.setdefault(same, []).append(problem)
+    return [_first_of(group) for group in groups.values()]
+
+
+def _first_of(group: list[Problem]) -> Problem:
+    first, num_rows = group[0], len({problem.line for problem in group})
+    if num_rows == 1:
+        return first
+    return replace(first, message=f"{first.message} (in {num_rows:,} rows, first here)")
 
 
 def _print_summary(prepared: object) -> None:
@@ -58,10 +88,13 @@ def _print_summary(prepared: object) -> None:
     for file in stats["files"]:
         out.print(
             f"{file['split']}: {file['file']}: {console.number(file['num_rows'])} rows, "
-            f"format {file['format']}"
+            f"format {file['format']}",
         )
         if file["unused_keys"]:
             out.print(f"  columns not used: {', '.join(file['unused_keys'])}")
+        if file["unused_message_keys"]:
+            keys = ", ".join(file["unused_message_keys"])
+            out.print(f"  keys of messages that no format knows: {keys}")
     for name, part in (("train", stats), ("eval", stats["eval"])):
         if part is None or not part["num_chats"]:
             continue

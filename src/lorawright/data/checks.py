@@ -4,12 +4,15 @@ chats equal."""
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
 from lorawright.data.findings import Finding
 from lorawright.data.formats import Chat
-from lorawright.types import Kind, Role
+from lorawright.types import Kind, Role, ToolCall
 
 DIGEST_BYTES = 16
 
@@ -123,10 +126,15 @@ def leaked(first: str) -> Finding:
 def digests(chat: Chat) -> tuple[bytes, bytes]:
     """What a chat says, and that together with which turns are trained; 16 bytes each.
 
+    Ids of tool calls say nothing: two exports of one chat may differ in them.
+
     Raises:
         orjson.JSONEncodeError: objects nested deeper than 254 levels.
     """
-    said = [(m.role, m.content, m.tool_calls, m.extra) for m in chat.messages]
+    said = [
+        (m.role, m.content, m.tool_calls and _said(m.tool_calls), m.extra and _without_id(m.extra))
+        for m in chat.messages
+    ]
     dump = orjson.dumps((said, chat.tools), default=str, option=orjson.OPT_SORT_KEYS)
     content = hashlib.blake2b(dump, digest_size=DIGEST_BYTES).digest()
     flags = [m.train for m in chat.messages]
@@ -134,6 +142,22 @@ def digests(chat: Chat) -> tuple[bytes, bytes]:
         return content, content
     flagged = content + orjson.dumps(flags)
     return content, hashlib.blake2b(flagged, digest_size=DIGEST_BYTES).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A call without its id; its two fields in this order are part of every digest there is."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+def _said(calls: tuple[ToolCall, ...]) -> list[_Said]:
+    return [_Said(call.name, call.arguments) for call in calls]
+
+
+def _without_id(extra: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in extra.items() if key != "tool_call_id"}
 
 
 def lot(content: bytes, seed: int) -> float:

@@ -29,10 +29,12 @@ class Finding:
 
 @dataclass(slots=True)
 class Draft:
-    """What gathers while one row is parsed: findings, and tools that stand inside messages."""
+    """What gathers while one row is parsed: findings, tools that stand inside messages, and keys
+    of messages that no format knows; the last two with their paths."""
 
     findings: list[Finding] = field(default_factory=list)
     inner_tools: list[tuple[str, Any]] = field(default_factory=list)
+    unknown: list[tuple[str, str]] = field(default_factory=list)
 
     def find(self, path: str, message: str, hint: str) -> None:
         self.findings.append(Finding(path, message, hint))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from lorawright.config.schema import DataSettings
+from lorawright.data.files import open_file
 from lorawright.data.sources import HubSet, find_sources
 from lorawright.errors import DataError
 from lorawright.types import Split
@@ -22,7 +23,7 @@ def fingerprint(settings: DataSettings) -> str | None:
                 if isinstance(found, HubSet):
                     return None
                 digest.update(found.name.encode())
-                with open(found.path, "rb") as file:
+                with open_file(found.path) as file:
                     digest.update(hashlib.file_digest(file, "sha256").digest())
         except (DataError, OSError):
             return None  # the reader reports it, with its address

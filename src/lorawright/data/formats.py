@@ -10,7 +10,7 @@ The formats:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lorawright.config.schema import Format
@@ -19,6 +19,7 @@ from lorawright.data.messages import (
     FROM_VALUE,
     OPENAI,
     ROLE_CONTENT,
+    TOOL_KEYS,
     item_paths,
     parse_messages,
     parse_tools,
@@ -28,16 +29,22 @@ from lorawright.types import Message, Role
 
 @dataclass(slots=True)
 class Chat:
-    """A row whose shape is right; `paths` says where in the row each message stands."""
+    """A row whose shape is right.
+
+    Attributes:
+        paths: Where in the row each message stands.
+        unknown: Keys inside messages that no format knows: (path, key).
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] | None
     paths: tuple[str, ...]
+    unknown: list[tuple[str, str]] = field(default_factory=list)
 
 
 Turns = tuple[list[Message], tuple[str, ...]]
 
-COMMON_KEYS = ("tools", "tool", "system")
+COMMON_KEYS = (*TOOL_KEYS, "system")
 KEYS: Mapping[Format, tuple[str, ...]] = {
     Format.MESSAGES: ("messages",),
     Format.SHAREGPT: ("conversations", "messages"),
@@ -102,7 +109,7 @@ def parse_row(row: Any, format: Format, because: str) -> Chat | list[Finding]:
     if not row.keys() <= KNOWN_KEYS[format]:
         _find_slips(row, format, draft)
     if not draft.findings:
-        return Chat(tuple(messages), tools, paths)
+        return Chat(tuple(messages), tools, paths, draft.unknown)
     looks = detect(row)
     if looks is not None and looks is not format:
         message = f"looks like {looks}, but the format of this file is {format} ({because})"

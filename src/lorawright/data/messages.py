@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import orjson
-
+from lorawright.data.calls import FUNCTION_CALL, calls_from_text, decode, parse_calls
 from lorawright.data.findings import Draft, did_you_mean, got, names, nearest, quote
-from lorawright.types import Message, Role, ToolCall
+from lorawright.data.parts import Parts, parse_parts
+from lorawright.types import Message, Role
 
-FUNCTION_CALL = "function_call"
 OPENAI_ROLES: Mapping[str, Role] = {
     "system": Role.SYSTEM,
     "developer": Role.SYSTEM,
@@ -54,11 +53,21 @@ ROLE_CONTENT = Dialect(
     "role", "content", SHAREGPT_ROLES, "system, user, assistant, tool, function_call", True
 )
 
-OWN_KEYS = frozenset(
-    ("role", "content", "from", "value", "tool_calls", FUNCTION_CALL, "train", "weight", "tools")
+TRUE_FALSE: Mapping[float, bool] = {True: True, False: False}
+ZERO_ONE: Mapping[float, bool] = {0: False, 1: True}
+TRAIN_KEYS = (
+    ("train", TRUE_FALSE, "true or false"),
+    ("loss", TRUE_FALSE, "true or false"),
+    ("weight", ZERO_ONE, "0 or 1"),
+    ("loss_weight", ZERO_ONE, "0 or 1"),
 )
-OPTIONAL_KEYS = ("tool_calls", FUNCTION_CALL, "train", "weight", "tools")
-FREE_KEYS = ("name", "id", "tool_call_id", "reasoning_content", "reasoning", "thinking", "tool")
+OPTIONAL_KEYS = ("tool_calls", FUNCTION_CALL, "train", "weight", "tools", "loss_weight")
+OWN_KEYS = frozenset(("role", "content", "from", "value", "loss", *OPTIONAL_KEYS))
+FUNCTIONS = "functions"
+NO_TOOLS: tuple[Any, ...] = (None, "", "null", [], "[]")
+TOOL_KEYS = ("tools", "tool", FUNCTIONS)
+REASONING = "reasoning_content"
+FREE_KEYS = ("name", "id", "tool_call_id", REASONING, "reasoning", "thinking", "tool")
 
 
 def parse_messages(value: Any, path: str, dialect: Dialect, draft: Draft) -> list[Message]:
@@ -87,21 +96,35 @@ def _parse_message(item: Any, path: str, dialect: Dialect, draft: Draft) -> Mess
         expected = f"an object with `{dialect.role_key}` and `{dialect.content_key}`"
         draft.find(path, f"{got(item)}, expected {expected}", "a message is one object")
         return None
+    here = f"{path}.{dialect.content_key}"
+    value = item.get(dialect.content_key)
+    extra = _parse_extra(item, path, dialect, draft)
     if dialect.has_function_call_role and item.get(dialect.role_key) == FUNCTION_CALL:
         role: Role | None = Role.ASSISTANT
         content = None
-        calls = _calls_from_text(
-            item.get(dialect.content_key), f"{path}.{dialect.content_key}", draft
-        )
+        calls = calls_from_text(value, here, draft)
     else:
         role = _parse_role(item, path, dialect, draft)
-        calls = _parse_calls(item, path, role, draft)
-        content = _parse_content(item, path, role, dialect, draft)
+        calls = parse_calls(item, path, role, draft)
+        if isinstance(value, list):
+            parts = parse_parts(value, here, role, draft)
+            content, calls = parts.text, calls + parts.calls
+            _add_reasoning(parts, extra, here, draft)
+        else:
+            content = _parse_content(item, path, role, dialect, draft)
     train = _parse_train(item, path, draft)
     if item.get("tools") is not None:
         draft.inner_tools.append((f"{path}.tools", item["tools"]))
-    extra = _parse_extra(item, path, dialect, draft)
     return None if role is None else Message(role, content, calls, train, extra)
+
+
+def _add_reasoning(parts: Parts, extra: dict[str, Any], path: str, draft: Draft) -> None:
+    if not parts.reasoning:
+        return
+    if REASONING in extra:
+        message = f"holds reasoning, and so does `{REASONING}`"
+        draft.find(path, message, "keep one of the two")
+    extra[REASONING] = parts.reasoning
 
 
 def _parse_role(item: dict[str, Any], path: str, dialect: Dialect, draft: Draft) -> Role | None:
@@ -138,8 +161,6 @@ def _parse_content(
     value = item.get(key)
     if isinstance(value, str):
         return value
-    if isinstance(value, list):
-        return _join_parts(value, f"{path}.{key}", draft)
     if value is not None:
         draft.find(f"{path}.{key}", f"{got(value)}, expected text", _hint_for_content(value))
     elif role in (Role.ASSISTANT, None) and (item.get("tool_calls") or item.get(FUNCTION_CALL)):
@@ -158,38 +179,22 @@ def _hint_for_content(value: Any) -> str:
     return "put it in quotes" if isinstance(value, int | float) else "write it as text"
 
 
-def _join_parts(parts: list[Any], path: str, draft: Draft) -> str:
-    texts = []
-    for index, part in enumerate(parts):
-        here = f"{path}[{index}]"
-        if not isinstance(part, dict):
-            draft.find(here, f"{got(part)}, expected a text part", _TEXT_PART)
-        elif part.get("type") != "text":
-            kind = part.get("type")
-            what = f"is {quote(kind)}" if isinstance(kind, str) and kind else got(kind)
-            draft.find(f"{here}.type", f"{what}, expected `text`", "only text can be trained")
-        elif not isinstance(part.get("text"), str):
-            draft.find(f"{here}.text", f"{got(part.get('text'))}, expected text", _TEXT_PART)
-        else:
-            texts.append(part["text"])
-    return "".join(texts)
-
-
-_TEXT_PART = 'a part is {"type": "text", "text": "..."}'
-
-
 def _parse_train(item: dict[str, Any], path: str, draft: Draft) -> bool | None:
-    train, weight = item.get("train"), item.get("weight")
-    if train is not None and not isinstance(train, bool):
-        draft.find(f"{path}.train", f"{got(train)}, expected true or false", "or leave it out")
-        return None
-    if weight is None:
-        return train
-    if isinstance(weight, bool) or weight not in (0, 1):
-        draft.find(f"{path}.weight", f"{got(weight)}, expected 0 or 1", "or leave it out")
-    elif train is not None and train != bool(weight):
-        draft.find(f"{path}.weight", "says the opposite of `train`", "keep one of the two")
-    return bool(weight)
+    """The message's own wish; several keys of one meaning must say the same."""
+    said: tuple[str, bool] | None = None
+    for key, choices, expected in TRAIN_KEYS:
+        value = item.get(key)
+        if value is None:
+            continue
+        wish = choices.get(value) if isinstance(value, int | float) else None
+        if wish is None or isinstance(value, bool) != (choices is TRUE_FALSE):
+            draft.find(f"{path}.{key}", f"{got(value)}, expected {expected}", "or leave it out")
+        elif said is None:
+            said = (key, wish)
+        elif said[1] is not wish:
+            message = f"says the opposite of `{said[0]}`"
+            draft.find(f"{path}.{key}", message, "keep one of the two")
+    return None if said is None else said[1]
 
 
 def _parse_extra(item: dict[str, Any], path: str, dialect: Dialect, draft: Draft) -> dict[str, Any]:
@@ -205,107 +210,16 @@ def _parse_extra(item: dict[str, Any], path: str, dialect: Dialect, draft: Draft
             near = None if key in FREE_KEYS else nearest(key, OPTIONAL_KEYS)
             if near and item.get(near) is None:
                 draft.find(f"{path}.{key}", "is an unknown key", f"did you mean `{near}`?")
+            elif key not in FREE_KEYS:
+                draft.unknown.append((f"{path}.{key}", key))
             extra[key] = value
     return extra
 
 
-def _parse_calls(
-    item: dict[str, Any], path: str, role: Role | None, draft: Draft
-) -> tuple[ToolCall, ...]:
-    calls, legacy = item.get("tool_calls"), item.get(FUNCTION_CALL)
-    if not calls and not legacy and (calls is None or calls == []):
-        return ()
-    is_legacy = bool(legacy) and not calls
-    key = FUNCTION_CALL if is_legacy else "tool_calls"
-    here = f"{path}.{key}"
-    if calls and legacy:
-        draft.find(f"{path}.{FUNCTION_CALL}", "stands beside tool_calls", "keep one of the two")
-    if role not in (Role.ASSISTANT, None):
-        draft.find(here, f"stands in a {role} message", "only the assistant calls tools")
-    if is_legacy:
-        found = [_parse_call(legacy, here, draft)]
-    elif isinstance(calls, list):
-        found = [_parse_call(call, f"{here}[{index}]", draft) for index, call in enumerate(calls)]
-    else:
-        draft.find(here, f"{got(calls)}, expected a list of calls", _CALL)
-        found = []
-    return tuple(call for call in found if call is not None)
-
-
-_CALL = 'a call is {"function": {"name": "...", "arguments": {...}}}'
-
-
-def _parse_call(call: Any, path: str, draft: Draft) -> ToolCall | None:
-    """One call, inside `function` or bare; arguments as an object or as the JSON text of one."""
-    if not isinstance(call, dict):
-        draft.find(path, f"{got(call)}, expected an object", _CALL)
-        return None
-    if "function" in call:
-        path, call = f"{path}.function", call["function"]
-        if not isinstance(call, dict):
-            draft.find(path, f"{got(call)}, expected an object", _CALL)
-            return None
-    name = call.get("name")
-    if not isinstance(name, str) or not name:
-        what = got(name) if "name" in call else "is missing"
-        draft.find(f"{path}.name", f"{what}, expected the tool's name", _CALL)
-        name = None
-    arguments = _parse_arguments(call, f"{path}.arguments", draft)
-    return None if name is None or arguments is None else ToolCall(name, arguments)
-
-
-def _parse_arguments(call: dict[str, Any], path: str, draft: Draft) -> dict[str, Any] | None:
-    hint = "a call without arguments has {}"
-    if "arguments" not in call:
-        near = next((key for key in call if nearest(key, ("arguments",))), None)
-        found = f", found {quote(near)}" if near else ""
-        draft.find(path, f"is missing{found}", "did you mean `arguments`?" if near else hint)
-        return None
-    value = call["arguments"]
-    if isinstance(value, str):
-        is_json, value = decode(value, path, draft)
-        if not is_json:
-            return None
-        if not isinstance(value, dict):
-            draft.find(path, f"as JSON {got(value)}, expected an object", hint)
-    elif not isinstance(value, dict):
-        draft.find(path, f"{got(value)}, expected an object or its JSON text", hint)
-    return value if isinstance(value, dict) else None
-
-
-def decode(text: str, path: str, draft: Draft) -> tuple[bool, Any]:
-    """JSON inside a text: (whether it is JSON, its value)."""
-    try:
-        return True, orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        near = quote(text[max(0, error.pos - 20) : error.pos + 20])
-        what = f"is text that is not JSON: {error.msg} at character {error.pos + 1}, near {near}"
-        if not text.strip():
-            what = "is empty text, expected JSON"
-        draft.find(path, what, "write it as JSON, with double quotes")
-        return False, None
-
-
-def _calls_from_text(value: Any, path: str, draft: Draft) -> tuple[ToolCall, ...]:
-    """The text of a `function_call` turn: one call as JSON, or a list of them."""
-    if isinstance(value, str):
-        is_json, value = decode(value, path, draft)
-        if not is_json:
-            return ()
-    if isinstance(value, dict):
-        found = [_parse_call(value, path, draft)]
-    elif isinstance(value, list) and value:
-        found = [_parse_call(call, f"{path}[{index}]", draft) for index, call in enumerate(value)]
-    else:
-        hint = 'a call is {"name": "...", "arguments": {...}}'
-        draft.find(path, f"{got(value)}, expected a call or a list of calls as JSON", hint)
-        found = []
-    return tuple(call for call in found if call is not None)
-
-
 def parse_tools(row: dict[str, Any], draft: Draft) -> tuple[Mapping[str, Any], ...] | None:
-    """Tools of a row (`tools`, or `tool`), or of one of its messages; kept exactly as given."""
-    places = [(key, row[key]) for key in ("tools", "tool") if row.get(key) not in (None, "")]
+    """Tools of a row (`tools`, `tool`, or OpenAI's older `functions`), or of one of its messages;
+    kept exactly as given, but that a function gets the shell of a tool."""
+    places = [(key, row[key]) for key in TOOL_KEYS if row.get(key) not in NO_TOOLS]
     places += draft.inner_tools
     if not places:
         return None
@@ -321,7 +235,15 @@ def parse_tools(row: dict[str, Any], draft: Draft) -> tuple[Mapping[str, Any], .
         return None
     for index, tool in enumerate(value):
         _check_tool(tool, f"{path}[{index}]", draft)
+    if path == FUNCTIONS:
+        value = [_as_tool(function) for function in value]
     return tuple(value) or None
+
+
+def _as_tool(function: Any) -> Any:
+    if not isinstance(function, dict) or "function" in function:
+        return function
+    return {"type": "function", "function": function}
 
 
 _TOOL = (

@@ -18,6 +18,9 @@ from lorawright.types import Kind, Problem
 
 BOM = b"\xef\xbb\xbf"
 BLANK = b" \t\r\n"
+BLANKS = re.compile(rb"[ \t\r\n]*+")
+MEGABYTE = 2**20
+MOST_ROW_BYTES = 64 * MEGABYTE  # of one row; reading and encoding it takes many times that
 TOKEN = re.compile(rb'"(?>[^"\\\n]+|\\[^\n])*+"?|[\[\]{},]')  # a raw line end closes a string too
 NO_NUMBER = re.compile(r"-?(NaN|Infinity|nan|inf)\b")
 CLOSES = {ord("}"): ord("{"), ord("]"): ord("[")}
@@ -33,6 +36,8 @@ class RawRow(NamedTuple):
 
 def parse_value(raw: bytes, file: str, line: int, offset: int = 0) -> RawRow | Problem:
     """One JSON value; `offset` is where `raw` starts in its file, in bytes."""
+    if len(raw) > MOST_ROW_BYTES:
+        return too_long(file, line)
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -103,7 +108,14 @@ def _hint_for_broken(text: str, reason: str) -> str:
     return "write the row as one JSON object"
 
 
-def not_utf8(file: str, line: int, offset: int) -> Problem:
+def too_long(file: str, line: int | None) -> Problem:
+    most = MOST_ROW_BYTES // MEGABYTE
+    message = f"is longer than {most} MB, the most that one row may have"
+    hint = "no model reads a chat of that length: split the row, or remove it"
+    return Problem(file, line, "", message, hint, Kind.SHAPE)
+
+
+def not_utf8(file: str, line: int | None, offset: int) -> Problem:
     message = f"is not UTF-8 text (byte {offset} of the file)"
     return Problem(file, line, "", message, "save the file as UTF-8", Kind.FILE)
 
@@ -151,9 +163,11 @@ def parse_array(data: bytes, file: str) -> Iterator[RawRow | Problem]:
         ending = data[end : end + 1]
         if is_first and begin == end and ending == b"]":
             break
-        raw = data[begin:end].rstrip(BLANK)
+        is_long = end - begin > MOST_ROW_BYTES
+        raw = data[begin : begin + MOST_ROW_BYTES + 1] if is_long else data[begin:end].rstrip(BLANK)
         item = _array_row(raw, file, line, begin, is_open=end == next_row)
-        if not is_broken and isinstance(item, Problem) and item.kind is not Kind.SHAPE:
+        is_bad = isinstance(item, Problem) and (is_long or item.kind is not Kind.SHAPE)
+        if is_bad and not is_broken:
             is_broken = True
             continue
         yield item
@@ -186,9 +200,9 @@ def _after_array(data: bytes, end: int, file: str, line: int) -> Iterator[Proble
 
 
 def _skip_blank(data: bytes, start: int) -> int:
-    while data[start : start + 1] and data[start] in BLANK:
-        start += 1
-    return start
+    blanks = BLANKS.match(data, start)
+    assert blanks is not None
+    return blanks.end()
 
 
 def _row_mark(data: bytes, start: int) -> bytes | None:

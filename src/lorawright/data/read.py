@@ -12,17 +12,21 @@ from collections.abc import Iterator
 
 import orjson
 
+from lorawright.data.csv_rows import read_csv
+from lorawright.data.files import open_file
 from lorawright.data.findings import clip, got, quote
-from lorawright.data.parse_json import BLANK, BOM, RawRow, parse_array, parse_value
-from lorawright.data.sources import DataFile, HubSet, read_hub
-from lorawright.data.tables import (
-    BATCH_ROWS,
-    LIST_COLUMNS,
-    read_arrow,
-    read_csv,
-    read_parquet,
-    rows_of,
+from lorawright.data.lines import lines_of
+from lorawright.data.parse_json import (
+    BLANK,
+    BLANKS,
+    BOM,
+    MOST_ROW_BYTES,
+    RawRow,
+    parse_array,
+    parse_value,
 )
+from lorawright.data.sources import UNPACK, DataFile, HubSet, read_hub, unpack_hint
+from lorawright.data.tables import BATCH_ROWS, LIST_COLUMNS, read_arrow, read_parquet, rows_of
 from lorawright.types import Kind, Problem
 
 TEXT_EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv")
@@ -52,16 +56,19 @@ def read_rows(source: DataFile | HubSet) -> Iterator[RawRow | Problem]:
         for item in _reader(source):
             is_empty = False
             yield item
+        if is_empty:
+            yield _empty(source)
     except OSError as error:
-        is_empty = False
         reason = clip(error.strerror or str(error))
-        yield _file_problem(source.name, f"cannot be read: {reason}", "check the file")
-    if is_empty:
-        yield _empty(source)
+        denied = isinstance(error, PermissionError)
+        hint = "allow it: `chmod u+r` on the file" if denied else "check the file"
+        yield _file_problem(source.name, f"cannot be read: {reason}", hint)
 
 
 def _reader(source: DataFile) -> Iterator[RawRow | Problem]:
     extension = source.path.suffix.lower()
+    if extension in UNPACK:
+        return iter([_file_problem(source.name, "is packed", unpack_hint(source.path))])
     if extension in TEXT_EXTENSIONS and (problem := _binary(source)) is not None:
         return iter([problem])
     if extension == ".parquet":
@@ -90,7 +97,7 @@ def _empty(source: DataFile) -> Problem:
 
 def _binary(source: DataFile) -> Problem | None:
     """What is plainly no UTF-8 text gets one problem, not one a line."""
-    with source.path.open("rb") as file:
+    with open_file(source.path) as file:
         head = file.read(HEAD_BYTES)
     known = [what for start, what in BINARY_STARTS.items() if head.startswith(start)]
     if not known and b"\0" not in head[:4]:
@@ -101,37 +108,43 @@ def _binary(source: DataFile) -> Problem | None:
 
 def _read_jsonl(source: DataFile) -> Iterator[RawRow | Problem]:
     name = source.name
-    with source.path.open("rb") as file:
-        offset = 0
-        for line, raw in enumerate(file, 1):
-            start, offset = offset, offset + len(raw)
+    with open_file(source.path) as file:
+        for line, start, raw in lines_of(file):
             if line == 1 and raw.startswith(BOM):
                 raw, start = raw[len(BOM) :], start + len(BOM)
-            raw = raw.rstrip(BLANK)
+            if len(raw) <= MOST_ROW_BYTES:
+                raw = raw.rstrip(BLANK)
             if raw:
                 yield parse_value(raw, name, line, start)
 
 
 def _read_json(source: DataFile) -> Iterator[RawRow | Problem]:
     """An array of rows. A file that holds one object a line is read as what it is, jsonl."""
-    with source.path.open("rb") as file:
+    with open_file(source.path) as file:
         data = file.read()
-    body = data.removeprefix(BOM).lstrip(BLANK)
-    if body.startswith(b"["):
+    blanks = BLANKS.match(data, len(BOM) if data.startswith(BOM) else 0)
+    assert blanks is not None
+    begin = blanks.end()
+    if data.startswith(b"[", begin):
         yield from parse_array(data, source.name)
-    elif _is_jsonl(body):
+    elif _is_jsonl(data, begin):
+        del data  # read again line by line: not both in memory
         yield from _read_jsonl(source)
-    elif body:
-        offset = len(data) - len(body)
-        yield _no_array(body, source.name, 1 + data.count(b"\n", 0, offset), offset)
+    elif begin < len(data):
+        yield _no_array(data[begin:], source.name, 1 + data.count(b"\n", 0, begin), begin)
 
 
-def _is_jsonl(body: bytes) -> bool:
-    first, _, rest = body.partition(b"\n")
-    if not first.startswith(b"{") or not rest.lstrip(BLANK).startswith(b"{"):
+def _is_jsonl(data: bytes, begin: int) -> bool:
+    """Whether the first line is an object and another one starts below it."""
+    end = data.find(b"\n", begin)
+    if end < 0 or not data.startswith(b"{", begin):
+        return False
+    blanks = BLANKS.match(data, end)
+    assert blanks is not None
+    if not data.startswith(b"{", blanks.end()):
         return False
     try:
-        orjson.loads(first)
+        orjson.loads(data[begin:end])
     except orjson.JSONDecodeError:
         return False
     return True

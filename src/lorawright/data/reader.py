@@ -17,6 +17,7 @@ import orjson
 
 from lorawright.config.schema import DataSettings, Format, RowPolicy, StrictPolicy
 from lorawright.data import checks
+from lorawright.data.files import printable
 from lorawright.data.findings import Finding
 from lorawright.data.formats import (
     KNOWN_KEYS,
@@ -28,6 +29,7 @@ from lorawright.data.formats import (
 )
 from lorawright.data.parse_json import RawRow
 from lorawright.data.read import read_rows
+from lorawright.data.remarks import Remarks
 from lorawright.data.sources import DataFile, HubSet, find_sources
 from lorawright.errors import DataError
 from lorawright.types import Conversation, Kind, Problem, Severity, Split
@@ -51,6 +53,8 @@ class FoundFile:
         detected_by: Line (or row number) of the row that showed the format; None: it was given.
         num_rows: Rows read, broken ones included.
         unused_keys: Columns of its rows that no format knows; they are ignored.
+        unused_message_keys: Keys inside messages that no format knows, and the number of rows that
+            have them; they are handed to the chat template.
     """
 
     file: str
@@ -59,6 +63,7 @@ class FoundFile:
     detected_by: int | None = None
     num_rows: int = 0
     unused_keys: set[str] = field(default_factory=set)
+    unused_message_keys: dict[str, int] = field(default_factory=dict)
 
 
 class Reader:
@@ -96,6 +101,7 @@ class Reader:
         self._num_errors: Counter[Split] = Counter()
         self._seen: dict[Split, dict[bytes, int]] = {split: {} for split in Split}
         self._seen_flagged: dict[bytes, int] = {}
+        self._remarks = Remarks()
 
     def __iter__(self) -> Iterator[Conversation | Problem]:
         self._reset()
@@ -111,7 +117,7 @@ class Reader:
                 yield from self._read_source(part, split)
         except DataError as error:
             problem = Problem(
-                error.where or source, None, "", error.what, error.hint or "", Kind.FILE
+                error.where or printable(source), None, "", error.what, error.hint or "", Kind.FILE
             )
             yield self._report(problem, split)
 
@@ -121,10 +127,11 @@ class Reader:
         given = None if self.settings.format is Format.AUTO else self.settings.format
         found = FoundFile(source.name, split, given)
         self.found.append(found)
+        self._remarks = Remarks()
         because = "data.format"
         for item in read_rows(source):
             if isinstance(item, Problem):
-                found.num_rows += item.kind is not Kind.FILE or item.line is not None
+                found.num_rows += item.line is not None
                 yield self._report(item, split)
                 continue
             found.num_rows += 1
@@ -134,6 +141,11 @@ class Reader:
                 found.file = item.file
             yield from self._read_row(item, found, because)
         self.num_rows[split] += found.num_rows
+        keys = self._remarks.keys
+        found.unused_message_keys = {key: keys[key].num_rows for key in sorted(keys)}
+        for remark in self._remarks.problems(found.file, split):
+            self.counts[split, remark.kind] += 1
+            yield remark
 
     def _read_row(
         self, row: RawRow, found: FoundFile, because: str
@@ -164,6 +176,7 @@ class Reader:
         result = self._problems(findings, row, split) if findings else []
         if not findings or self._stays(findings):
             self.num_chats[split] += 1
+            self._remarks.see(chat, row)
             result.append(
                 Conversation(
                     chat.messages,
@@ -232,7 +245,7 @@ class Reader:
                     if self._fraction is not None and self.num_chats[Split.EVAL]
                     else "see the rows that were dropped, and the policies under data"
                 )
-            file = settings.train if isinstance(source, float) else source
+            file = printable(settings.train if isinstance(source, float) else source)
             yield self._report(Problem(file, None, "", message, hint, Kind.FILE), split)
 
 

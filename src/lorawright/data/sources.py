@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorawright.data.files import display_name, printable
 from lorawright.data.findings import clip
 from lorawright.errors import DataError
 from lorawright.types import Split
@@ -34,7 +35,18 @@ EVAL_SPLITS = ("test", "validation", "eval")
 HUB_ID = re.compile(
     r"(?:hf://)?(?P<id>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?::(?P<split>.+))?"
 )
+HUB_PAGE = re.compile(r"https?://(?:www\.)?huggingface\.co/datasets/([\w.-]+/[\w.-]+)")
 HUB_TIMEOUT_SECONDS = 5
+URL = re.compile(r"(?!hf://)[A-Za-z][A-Za-z0-9+.-]+://")
+UNPACK = {
+    ".gz": "gunzip",
+    ".zip": "unzip",
+    ".zst": "unzstd",
+    ".bz2": "bunzip2",
+    ".xz": "unxz",
+    ".tar": "tar xf",
+    ".tgz": "tar xf",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,32 +75,57 @@ def find_sources(source: str, use: Split) -> list[DataFile | HubSet]:
     """The files of a source in reading order.
 
     Raises:
-        DataError: nothing is there, or nothing in it is data.
+        DataError: nothing is there, nothing in it is data, or it cannot be looked into.
     """
+    try:
+        return _find(source, use)
+    except OSError as error:
+        raise DataError(
+            f"cannot be read: {error.strerror}",
+            where=printable(source),
+            hint="check its name and its permissions",
+        ) from None
+
+
+def _find(source: str, use: Split) -> list[DataFile | HubSet]:
     path = Path(source)
-    if not source.startswith("hf://") and path.exists():
+    if URL.match(source):
+        raise _on_the_net(source)
+    if not source.startswith("hf://") and (path.exists() or path.is_symlink()):
         if path.is_dir():
             return [DataFile(file, display_name(file)) for file in _files_in(path, use)]
         if path.suffix.lower() not in EXTENSIONS:
-            raise DataError(
-                f"ends in `{clip(path.suffix)}`, expected one of: {EXPECTED}"
-                if path.suffix
-                else f"has no extension, expected one of: {EXPECTED}",
-                where=display_name(path),
-                hint="rename it after what it holds, or convert it to jsonl",
-            )
+            raise _not_data(path)
         return [DataFile(path, display_name(path))]
     hub_set = _as_hub_set(source, use)
     if hub_set is None:
-        raise DataError("no such file or folder", where=source, hint=_hint_for_missing(path))
+        hint = _hint_for_missing(path)
+        raise DataError("no such file or folder", where=printable(source), hint=hint)
     return [hub_set]
 
 
-def display_name(path: Path) -> str:
-    """Relative to the current folder if the file is inside it, else as given."""
-    folder = os.getcwd() + os.sep
-    absolute = os.path.abspath(path)
-    return absolute.removeprefix(folder) if absolute.startswith(folder) else str(path)
+def _on_the_net(source: str) -> DataError:
+    match = HUB_PAGE.match(source)
+    hint = f"write `hf://{match[1]}`" if match else "download it first, and name the file"
+    what = "is an address on the net, expected a file, a folder or a set on the hub"
+    return DataError(what, where=printable(source), hint=hint)
+
+
+def _not_data(path: Path) -> DataError:
+    suffix = path.suffix.lower()
+    if suffix in UNPACK:
+        return DataError("is packed", where=display_name(path), hint=unpack_hint(path))
+    return DataError(
+        f"ends in `{clip(path.suffix)}`, expected one of: {EXPECTED}"
+        if suffix
+        else f"has no extension, expected one of: {EXPECTED}",
+        where=display_name(path),
+        hint="rename it after what it holds, or convert it to jsonl",
+    )
+
+
+def unpack_hint(path: Path) -> str:
+    return f"unpack it: `{UNPACK[path.suffix.lower()]} {display_name(path)}`"
 
 
 def _files_in(folder: Path, use: Split) -> list[Path]:
@@ -104,12 +141,13 @@ def _files_in(folder: Path, use: Split) -> list[Path]:
             continue
         visited.add(real)
         for name in file_names:
-            if _is_data(name):
+            if _is_data(name) or _is_packed_data(name, file_names):
                 files.append(Path(parent, name))
             else:
                 others.append(name)
     if not files:
-        there = f" (it holds {', '.join(map(clip, sorted(others)[:3]))})" if others else " (empty)"
+        shown = [clip(printable(name)) for name in sorted(others)[:3]]
+        there = f" (it holds {', '.join(shown)})" if shown else " (empty)"
         raise DataError(
             f"is a folder without data files{there}",
             where=display_name(folder),
@@ -133,6 +171,12 @@ def _is_data(name: str) -> bool:
     return lower.endswith(EXTENSIONS)
 
 
+def _is_packed_data(name: str, beside: list[str]) -> bool:
+    """`x.jsonl.gz`, unless it stands beside what came out of it; reading it says what to do."""
+    stem, extension = os.path.splitext(name)
+    return extension.lower() in UNPACK and _is_data(stem) and stem not in beside
+
+
 def _split_folder(folder: Path, use: Split) -> Path:
     """A saved `DatasetDict` has a folder a split; reading them all would mix train and test."""
     wanted = ("train",) if use is Split.TRAIN else EVAL_SPLITS
@@ -141,7 +185,7 @@ def _split_folder(folder: Path, use: Split) -> Path:
             return folder / name
     there = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     raise DataError(
-        f"has no split for {use}: it holds {', '.join(there) or 'none'}",
+        f"has no split for {use}: it holds {', '.join(map(printable, there)) or 'none'}",
         where=display_name(folder),
         hint=f"name the split's folder itself; expected one of: {', '.join(wanted)}",
     )

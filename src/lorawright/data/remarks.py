@@ -1,0 +1,101 @@
+"""What is worth a word but stops nothing: one remark a file and name, however many rows have it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from lorawright.data.findings import quote
+from lorawright.data.formats import Chat
+from lorawright.data.parse_json import RawRow
+from lorawright.types import Kind, Message, Problem, Role, Severity, Split
+
+MOST_NAMES = 20  # of a file that are named; a file of templates may have thousands
+CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
+# Two braces around a name. What stands before them in LaTeX, Helm and f-strings is no placeholder.
+PLACEHOLDER = re.compile(r"(?<![A-Za-z0-9_$\\{}^%#=>])\{\{ ?([^\W\d][\w -]{0,39}?) ?\}\}(?!\})")
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many rows have something, and where the first one is."""
+
+    line: int
+    path: str
+    num_rows: int = 0
+
+
+@dataclass(slots=True)
+class Remarks:
+    """Gathers over the rows of one file.
+
+    Attributes:
+        keys: Keys inside messages that no format knows.
+        placeholders: Names in double braces in answers that are to be trained.
+    """
+
+    keys: dict[str, Tally] = field(default_factory=dict)
+    placeholders: dict[str, Tally] = field(default_factory=dict)
+
+    def see(self, chat: Chat, row: RawRow) -> None:
+        """Looks at a chat that stays."""
+        if chat.unknown:
+            places = {key: path for path, key in reversed(chat.unknown)}
+            _count(self.keys, places, row.line)
+        for message in chat.messages:
+            if message.content is not None and "{{" in message.content:
+                _count(self.placeholders, _placeholders(chat), row.line)
+                break
+
+    def problems(self, file: str, split: Split) -> Iterator[Problem]:
+        """The remarks, the most frequent first."""
+        for key, tally in _most_frequent(self.keys):
+            yield Problem(
+                file,
+                tally.line,
+                tally.path,
+                f"is a key that no format knows ({tally.num_rows} rows have {quote(key)}, first "
+                "here)",
+                "only the chat template may read it: see `lorawright inspect`, or remove it",
+                Kind.UNKNOWN_KEY,
+                Severity.WARNING,
+                split,
+            )
+        for name, tally in _most_frequent(self.placeholders):
+            yield Problem(
+                file,
+                tally.line,
+                tally.path,
+                f"holds {quote(name)}, which nothing has filled: {tally.num_rows} rows, first "
+                "here; it is trained as it stands",
+                "put the real name in its place, if it was meant to be filled",
+                Kind.PLACEHOLDER,
+                Severity.WARNING,
+                split,
+            )
+
+
+def _placeholders(chat: Chat) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for message, path in zip(chat.messages, chat.paths, strict=True):
+        for name in unfilled(message):
+            found.setdefault(name, path)
+    return found
+
+
+def _count(tallies: dict[str, Tally], places: dict[str, str], line: int) -> None:
+    for name, path in places.items():
+        tallies.setdefault(name, Tally(line, path)).num_rows += 1
+
+
+def _most_frequent(tallies: dict[str, Tally]) -> list[tuple[str, Tally]]:
+    return sorted(tallies.items(), key=lambda item: -item[1].num_rows)[:MOST_NAMES]
+
+
+def unfilled(message: Message) -> list[str]:
+    """Placeholders of an answer that is trained, as they stand in it; code is left alone."""
+    if message.role is not Role.ASSISTANT or message.train is False or message.content is None:
+        return []
+    text = CODE.sub("", message.content)
+    return list(dict.fromkeys(match[0] for match in PLACEHOLDER.finditer(text)))
