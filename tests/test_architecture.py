@@ -32,6 +32,7 @@ LAYERS: list[set[str]] = [
         "checkpoint",
         "signals",
         "control",
+        "modules",
     },
     {"strategy"},
     {"launch", "launch_script", "distributed", "supervise"},

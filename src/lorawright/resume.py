@@ -72,7 +72,7 @@ def find(
         return None, [*notes, "no complete checkpoint yet: the run begins anew"]
     facts = checkpoint.read(latest)
     assert facts is not None
-    differing = differences(facts["belongs_to"], wanted)
+    differing = differences(_comparable(facts["belongs_to"]), _comparable(wanted))
     if differing and not anyway:
         raise RunFolderError(
             f"the checkpoint belongs to another run: {'; '.join(differing)}",
@@ -81,6 +81,14 @@ def find(
         )
     notes += [f"resumed although it differs: {difference}" for difference in differing]
     return latest, [*notes, f"going on from step {checkpoint.step_of(latest)}"]
+
+
+def _comparable(identity: dict[str, Any]) -> dict[str, Any]:
+    """Without the base's name: its weights tell, however its folder is spelled or where it went."""
+    if not identity.get("base_weights"):
+        return identity
+    model = {key: value for key, value in identity["model"].items() if key != "name"}
+    return {**identity, "model": model}
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
