@@ -5,6 +5,7 @@ The names are Transformers', which reads them with the model in memory; here the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,6 +44,21 @@ TAKES: dict[str, dict[str, Any]] = {
         "num_cycles": CYCLES,
     },
 }
+
+
+def warmup(schedule: str, ratio: float, num_steps: int, given: dict[str, Any]) -> tuple[int, bool]:
+    """Steps of warm-up, as Transformers counts them, and whether the first has learning rate 0.
+
+    Args:
+        schedule: `training.schedule`.
+        ratio: `training.warmup_ratio`.
+        num_steps: Of the whole run.
+        given: `training.trl.lr_scheduler_kwargs`.
+    """
+    if schedule == "constant" or ratio == 0:
+        return 0, False
+    above = schedule == "cosine_warmup_with_min_lr" or given.get("min_lr_ratio", 0) > 0
+    return math.ceil(num_steps * ratio), not above
 
 
 def problems(schedule: str, given: dict[str, Any], learning_rate: float) -> Iterator[Finding]:
