@@ -57,7 +57,8 @@ BEYOND = [
     ("distributed.main_port", 65536), ("distributed.timeout_seconds", 10**9),
     ("lora.target_modules", "'('"), ("lora.target_modules", "'a{99999999999999}'"),
     ("lora.target_modules", "[]"), ("lora.target_modules", "['']"), ("lora.target_modules", "''"),
-    ("lora.target_modules", "'q_proj,v_proj'"), ("model.name", "n" * 256), ("model.name", "a/" * 1500),
+    ("lora.target_modules", "'q_proj,v_proj'"), ("model.name", "n" * 256),
+    ("model.name", "a/" * 1500),
     ("data.train", "é" * 128), ("training.output", "n" * 5000), ("model.revision", "n" * 300),
     ("template.generation_tags", "n" * 300), ("training.optimizer", "x" * 300),
 ]  # fmt: skip
