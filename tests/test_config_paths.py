@@ -173,6 +173,7 @@ def test_a_run_works_from_any_folder_and_after_it_was_moved(
         ["report", str(moved)],
     ):
         assert run(command) == 0, capsys.readouterr().err
+    assert str(there) not in (moved / "report.html").read_text()  # it is made to be shared
     shutil.rmtree(moved / "checkpoints" / "checkpoint-2")
     shutil.rmtree(moved / "adapter")
     assert run(["train", str(moved / "config.yaml"), "--resume"]) == 0, capsys.readouterr().err
