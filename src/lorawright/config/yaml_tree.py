@@ -129,13 +129,20 @@ def _content(path: Path) -> bytes:
         raise ConfigError(
             "is a folder, expected a YAML file",
             where=str(path),
-            hint=f"did you mean `{path / 'config.yaml'}`?",
+            hint=_hint_for_folder(path),
         )
     raise ConfigError(  # a pipe would be waited for without an end
         "is no regular file, expected a YAML file",
         where=str(path),
         hint="write the config into a file and name that",
     )
+
+
+def _hint_for_folder(folder: Path) -> str:
+    """Names the configs inside."""
+    found = sorted(str(path) for ending in ("yaml", "yml") for path in folder.glob(f"*.{ending}"))
+    named = ", ".join(f"`{path}`" for path in found[:5])
+    return f"did you mean {named}?" if found else "`lorawright init DIR` writes one"
 
 
 class _Loader(yaml.SafeLoader):
