@@ -33,6 +33,7 @@ LAYERS: list[set[str]] = [
         "outputs",
         "signals",
         "control",
+        "modules",
     },
     {"strategy"},
     {"launch", "launch_script", "distributed", "supervise", "run_names"},

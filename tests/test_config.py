@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 import yaml
 
-from lorawright.config import Config, ConfigProblems, load, load_leniently, trl_fields
+from lorawright.config import Config, ConfigProblems, load, load_leniently
 from lorawright.config.foreign import EXPLAINED, RENAMED
 from lorawright.errors import ConfigError
 from lorawright.run_folder import dump_config
@@ -57,7 +56,9 @@ def test_foreign_names_are_answered(tmp_path: Path, name: str) -> None:
         found = problems(tmp_path, text)
         if name in Config.model_fields and section is None:
             continue
-        assert any(hint.startswith(("write `", "not needed")) for _, _, hint in found), found
+        assert any(
+            hint.startswith(("write `", "not needed", "not there yet")) for _, _, hint in found
+        ), found
 
 
 @pytest.mark.parametrize("target", sorted(set(RENAMED.values())))
@@ -105,21 +106,6 @@ def test_missing_folder_not_utf8(tmp_path: Path) -> None:
         load(bad)
 
 
-def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "project" / "data").mkdir(parents=True)
-    path = write(tmp_path / "project", "data: {train: data}\ntraining: {output: run}")
-    monkeypatch.chdir(tmp_path)
-    config = load("project/config.yaml").config
-    assert (config.data.train, config.training.output) == ("project/data", "project/run")
-    monkeypatch.chdir(path.parent)
-    assert load("config.yaml").config.data.train == "data"
-
-
-def test_hub_ids_are_not_paths(tmp_path: Path) -> None:
-    config = load(write(tmp_path, "model: {name: Qwen/Qwen2.5-0.5B-Instruct}")).config
-    assert config.model.name == "Qwen/Qwen2.5-0.5B-Instruct"
-
-
 def test_defaults_are_the_tutorials() -> None:
     config = Config()
     training, lora = config.training, config.lora
@@ -144,22 +130,3 @@ def test_dumped_config_loads_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", list(list_recipes()), ids=lambda recipe: recipe.name)
 def test_recipes_parse(tmp_path: Path, recipe) -> None:  # type: ignore[no-untyped-def]
     assert recipe.summary and load(write(tmp_path, recipe.text)).problems == ()
-
-
-def test_trl_keys_are_checked_without_torch(tmp_path: Path) -> None:
-    """Unknown ones with the nearest name, ours with our key, the line of each."""
-    text = (
-        "training:\n  trl:\n    neftune_noise_alfa: 5\n    learning_rate: 1\n    label_names: [x]\n"
-    )
-    loaded = load_leniently(write(tmp_path, text))
-    assert [(p.line, p.hint) for p in loaded.problems] == [
-        (3, "did you mean `neftune_noise_alpha`?"),
-        (4, "write `training.learning_rate`"),
-    ]
-
-
-def test_trl_fields_are_the_installed_ones() -> None:
-    from trl import SFTConfig
-
-    assert {f.name for f in dataclasses.fields(SFTConfig)} == set(trl_fields.names())
-    assert set(trl_fields.OURS) <= trl_fields.names()

@@ -217,7 +217,7 @@ def test_eject_writes_ids_where_chats_would_differ(project: Path, capsys: Captur
 
 @pytest.mark.parametrize(
     "override",
-    ["model.quantization=nf4", "training.trl={label_smoothing_factor: 0.0}", "lora.use_dora=true"],
+    ["model.quantization=nf4", "training.trl={adam_beta2: 0.98}", "lora.use_dora=true"],
 )
 def test_ejected_scripts_are_python(project: Path, override: str, capsys: Capture) -> None:
     pytest.importorskip("bitsandbytes")

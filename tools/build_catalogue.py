@@ -53,7 +53,7 @@ SINKS: dict[str, set[int]] = {
 # Functions and constants that make texts which are data until they are shown.
 ROOTS = (
     ("compiled.py", "pays"),
-    ("config/load.py", "_words"),
+    ("config/explain.py", "_words"),
     ("config/trl_fields.py", "refused"),
     ("data/read.py", "BINARY_STARTS"),
     ("doctor.py", "examine"),

@@ -54,4 +54,4 @@ def base_name(name: str) -> str:
     if name == hub.TINY:
         return str(hub.model_folder(name))
     path = Path(name).expanduser()
-    return str(path.resolve()) if path.exists() else name
+    return str(path.resolve()) if path.exists() else name.removeprefix(hub.HUB)

@@ -83,6 +83,8 @@ def card(facts: RunFacts, base: str | None = None) -> str:
 
 def hub_id(name: str) -> str | None:
     """A name if it is a hub id; local folders mean nothing to others."""
+    if name.startswith(hub.HUB):
+        return name.removeprefix(hub.HUB)
     if name == hub.TINY or name.count("/") != 1 or name.startswith((".", "/", "~")):
         return None
     return None if Path(name).exists() else name

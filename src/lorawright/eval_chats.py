@@ -8,6 +8,7 @@ No torch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -113,6 +114,8 @@ def _tokenizer(config: Config) -> chat.ChatTokenizer:
 def _settings(config: Config, source: str | None) -> tuple[DataSettings, Split]:
     """One set is read alone; a fraction of the training set only with all of it."""
     settings = config.data
+    if source is None:
+        _refuse_if_moved(settings)
     source = source or (settings.eval if isinstance(settings.eval, str) else None)
     if source is not None:
         return settings.model_copy(update={"train": source, "eval": None}), Split.TRAIN
@@ -123,6 +126,17 @@ def _settings(config: Config, source: str | None) -> tuple[DataSettings, Split]:
             hint="name one: `--data FILE`, a file, folder or hub id that was not trained on",
         )
     return settings, Split.EVAL
+
+
+def _refuse_if_moved(settings: DataSettings) -> None:
+    """A run names its data by whole paths, and data can be moved."""
+    name = settings.eval if isinstance(settings.eval, str) else settings.train
+    if os.path.isabs(name) and not os.path.lexists(name):
+        raise DataError(
+            "the run's chats are not there any more",
+            where=name,
+            hint="if they were moved, name them: `--data FILE`",
+        )
 
 
 def _raise(problem: Problem) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from lorawright.errors import ModelError
 
 TINY = "tiny"
+HUB = "hf://"  # before a name that must not be looked for as a folder
 TOKENIZER_FILES = (
     "config.json",
     "generation_config.json",
@@ -62,6 +63,8 @@ def weights_digest(folder: Path) -> str:
 def _locate(name: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
     if name == TINY:
         return Path(str(files("lorawright") / "assets" / "tiny"))
+    if name.startswith(HUB):
+        return _download(name.removeprefix(HUB), revision, patterns)
     folder = Path(name).expanduser()
     if folder.exists():
         return _checked(folder, name)

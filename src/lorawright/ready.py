@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lorawright import compiled, estimate, hardware, hub, prepare
+from lorawright import compiled, estimate, hardware, hub, modules, prepare
 from lorawright.config.schema import Config
 from lorawright.plan import Order, Plan
 from lorawright.prepare import Prepared
@@ -59,6 +59,7 @@ def get_ready(config: Config, screen: Screen) -> Ready:
     prepare.raise_errors(prepared)
     screen.prepared(prepared)
     folder = hub.tokenizer_folder(config.model.name, config.model.revision)
+    modules.refuse_unknown(config.lora, folder)
     longest = int(prepared.train.num_tokens_N.max())
     if prepared.eval is not None:
         longest = max(longest, int(prepared.eval.num_tokens_N.max()))

@@ -67,7 +67,7 @@ def find(
         return None, [*notes, "no complete checkpoint yet: the run begins anew"]
     facts = checkpoint.read(latest)
     assert facts is not None
-    differing = differences(facts["belongs_to"], wanted)
+    differing = differences(_comparable(facts["belongs_to"]), _comparable(wanted))
     if differing and not anyway:
         raise RunFolderError(
             f"the checkpoint belongs to another run: {'; '.join(differing)}",
@@ -86,6 +86,14 @@ def refuse_if_none(folder: RunFolder) -> None:
             where=str(folder.path),
             hint="leave `--resume` out to begin one",
         )
+
+
+def _comparable(identity: dict[str, Any]) -> dict[str, Any]:
+    """Without the base's name: its weights tell, however its folder is spelled or where it went."""
+    if not identity.get("base_weights"):
+        return identity
+    model = {key: value for key, value in identity["model"].items() if key != "name"}
+    return {**identity, "model": model}
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

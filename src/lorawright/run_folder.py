@@ -24,6 +24,7 @@ import yaml
 from pydantic import ValidationError
 
 from lorawright import checkpoint, owned, run_names
+from lorawright.config import paths
 from lorawright.config.schema import Config
 from lorawright.errors import RunFolderError
 from lorawright.hardware import Hardware
@@ -36,6 +37,13 @@ REPORTED_PACKAGES = (
 )  # fmt: skip
 
 MOST_NAMED = 5  # runs in a hint
+
+
+HEADER = """\
+# This run as it was resolved. `output: .` is the folder of this file; data, and a model that lies
+# in a folder, have their whole paths: the run can be moved, and be named from any folder.
+# If the data was moved: `lorawright evaluate RUN --data FILE`; to go on: `--set data.train=FILE`.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +175,8 @@ class RunFolder:
     ) -> None:
         """Everything that is known before the first step; `base_weights`: the base's digest."""
         self.begin()
-        checkpoint.write_atomically(self.config, dump_config(config, reasons).encode())
+        own = HEADER + dump_config(paths.self_contained(config, self.path), reasons)
+        checkpoint.write_atomically(self.config, own.encode())
         self.write_json(
             self.environment.name, {**environment(hardware), "base_weights_sha256": base_weights}
         )
@@ -285,13 +294,15 @@ def read_config(folder: RunFolder) -> Config:
         RunFolderError: It was edited, or written by another version.
     """
     try:
-        return Config.model_validate(yaml.safe_load(folder.config.read_text(encoding="utf-8")))
+        found = Config.model_validate(yaml.safe_load(folder.config.read_text(encoding="utf-8")))
     except (ValidationError, yaml.YAMLError) as error:
         raise RunFolderError(
             f"is not the config of a run: {str(error).splitlines()[0][:160]}",
             where=str(folder.config),
             hint="it was edited, or another version of lorawright wrote it",
         ) from None
+    # runs of 0.1.0 have paths of the folder that `train` was started in
+    return paths.anchored(found, folder.path) if found.training.output == paths.OWN else found
 
 
 def dump_config(config: Config, reasons: dict[str, str]) -> str:

@@ -22,6 +22,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from lorawright import distributed, dropout, head, trackers
+from lorawright.config import trl_fields
 from lorawright.config.schema import Config, Dtype, Strategy
 from lorawright.errors import ConfigError, TrainError
 from lorawright.hardware import Device
@@ -66,6 +67,8 @@ def sft_config(config: Config, device: Device, output: Path, *, evaluates: bool)
         ConfigError: TRL refuses a value.
     """
     training = config.training
+    for name, what, hint in trl_fields.problems(training):
+        raise ConfigError(f"`training.trl.{name}` {what}", where="training.trl", hint=hint)
     try:
         return SFTConfig(**_sft_fields(config, device, output, evaluates), **training.trl)
     except (ValueError, TypeError) as error:

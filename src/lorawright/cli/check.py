@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 import typer
 
 from lorawright.cli.options import ConfigFile, Json, Overrides
 from lorawright.types import Problem
+
+if TYPE_CHECKING:
+    from lorawright.config import Loaded
 
 INDEX = re.compile(r"\[\d+\]")
 
@@ -22,15 +26,19 @@ def check(config: ConfigFile, set_: Overrides = None, json: Json = False) -> Non
     from lorawright.errors import LorawrightError
 
     loaded = load_leniently(config, set_ or [])
-    problems, prepared = list(loaded.problems), None
+    config_problems, prepared = list(loaded.problems), None
+    problems: list[Problem] = []
     try:
-        with RowCounter(quiet=json) as progress:
-            prepared = prepare.run(loaded.config, progress=progress)
-        problems += prepared.problems
+        if loaded.readable:
+            config_problems += _module_problems(loaded)
+            with RowCounter(quiet=json) as progress:
+                prepared = prepare.run(loaded.config, progress=progress)
+            problems += prepared.problems
     except LorawrightError as error:
-        if not loaded.problems and not json:
+        if not config_problems and not json:
             raise
         problems.append(prepare.as_problem(error))
+    problems = config_problems + problems
     errors = [problem for problem in problems if problem.severity == "error"]
     stats = {} if prepared is None else prepared.stats
     if json:
@@ -49,7 +57,23 @@ def check(config: ConfigFile, set_: Overrides = None, json: Json = False) -> Non
         if not errors:
             console.err().print(console.lead("bold green", "ok", "this config can be trained"))
     if errors:
-        raise typer.Exit(2 if loaded.problems else 1)
+        raise typer.Exit(2 if config_problems else 1)
+
+
+def _module_problems(loaded: Loaded) -> list[Problem]:
+    """`lora.target_modules` against the model's config.json."""
+    from lorawright import hub, modules
+
+    settings = loaded.config.model
+    found = modules.problem(
+        loaded.config.lora, hub.tokenizer_folder(settings.name, settings.revision)
+    )
+    if found is None:
+        return []
+    what, hint = found
+    return [
+        loaded.problem("lora.target_modules", f"`lora.target_modules` {what}", hint),
+    ]
 
 
 def _as_json(problem: Problem) -> dict[str, object]:

@@ -10,7 +10,11 @@ ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML config
 Run = Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set a config key, e.g. training.epochs=1."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a config key, e.g. training.epochs=1; paths start here.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for programs.")]
 Output = Annotated[

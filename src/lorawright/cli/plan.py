@@ -79,6 +79,22 @@ def _facts(
     }
 
 
+def _schedule(ready: Ready) -> str:
+    """How the learning rate goes, and that a warm-up begins with a step that changes nothing."""
+    from lorawright.config import schedules
+
+    training = ready.config.training
+    given = training.trl.get("lr_scheduler_kwargs", {})
+    num_steps, from_zero = schedules.warmup(
+        training.schedule, training.warmup_ratio, len(ready.plan), given
+    )
+    text = f"{training.schedule}, highest learning rate {training.learning_rate:g}"
+    if num_steps == 0:
+        return text
+    text = f"{text}, warm-up {num_steps} of {len(ready.plan)} steps"
+    return f"{text}; step 1 has learning rate 0" if from_zero else text
+
+
 def _print(
     ready: Ready, totals: Totals, seconds: float | None, peak: int | None, *, probe: bool
 ) -> None:
@@ -90,6 +106,7 @@ def _print(
     num_tokens, num_computed = totals.num_tokens, totals.num_computed_tokens
     saved, share = num_tokens - num_computed, totals.num_trained_tokens / num_tokens
     out.print(f"steps      {number(len(ready.plan))} of {ready.plan.batch_size} chats")
+    out.print(f"schedule   {_schedule(ready)}")
     out.print(f"passes     {about}{number(totals.num_passes)}, no padding")
     out.print(f"tokens     {about}{number(num_tokens)}, {share:.0%} trained")
     out.print(

@@ -71,6 +71,19 @@ RENAMED: dict[str, str] = {
     "main_process_port": "distributed.main_port",
 }
 
+_EARLY = "not there yet: Ctrl-C saves and stops, `training.max_steps` ends a run early"
+_BEST = (
+    "not there yet: the last step's adapter is the result; `training.keep_checkpoints` keeps "
+    "earlier ones"
+)
+_FROM_ADAPTER = (
+    "not there yet: merge the adapter (`lorawright merge RUN`) and name the merged folder as "
+    "`model.name`"
+)
+_FEWER = "not there yet: put so many rows into a file of their own and name it as `data.train`"
+_MIXED = "not there yet: a folder's files are read whole; repeat rows in them to weigh them"
+_NOISE = "not there yet: such noise depends on how chats are packed; `lora.dropout` does not"
+
 EXPLAINED: dict[str, str] = {
     "per_device_train_batch_size": (
         "write `training.batch_size`: chats per optimizer step over all processes together; how "
@@ -101,7 +114,10 @@ EXPLAINED: dict[str, str] = {
     "chat_template_path": "not needed: the tokenizer's own template is the only one",
     "template": "not needed: the tokenizer's own template is the only one",
     "task_type": "not needed: it is always CAUSAL_LM",
-    "adapter": "not needed: it is always LoRA",
+    "adapter": (
+        "not needed: it is always LoRA; going on from an adapter is not there yet: merge it "
+        "(`lorawright merge RUN`) and name the merged folder as `model.name`"
+    ),
     "label_names": "not needed",
     "do_eval": "not needed: it follows from `data.eval`",
     "do_train": "not needed",
@@ -124,6 +140,53 @@ EXPLAINED: dict[str, str] = {
     "processing_class": "not needed: the tokenizer comes with `model.name`",
     "pad_token": "not needed: there is no padding, and the model's own pad token stays",
     "eos_token": "not needed: the turn's end is derived from the chat template",
+    "micro_batch_size": (
+        "write `training.batch_size`: chats per optimizer step over all processes together; how "
+        "many go through the model at once is `training.tokens_per_pass`"
+    ),
+    "group_by_length": "not needed: passes hold no padding",
+    "flash_attn": "not needed: the attention is chosen, `lorawright doctor` shows it",
+    "attn_implementation": "not needed: the attention is chosen, `lorawright doctor` shows it",
+    "lr_scheduler_kwargs": "write `training.trl: {lr_scheduler_kwargs: {…}}`",
+    "adam_beta1": "write `training.trl: {adam_beta1: …}`",
+    "adam_beta2": "write `training.trl: {adam_beta2: …}`",
+    "adam_epsilon": "write `training.trl: {adam_epsilon: …}`",
+    "run_name": "write `training.trl: {run_name: …}`",
+    "wandb_project": "not there yet: set the environment variable WANDB_PROJECT",
+    "wandb_name": "write `training.trl: {run_name: …}`",
+    "push_to_hub": "not needed: `lorawright push RUN REPO` uploads a finished adapter",
+    "hub_model_id": "not needed: `lorawright push RUN REPO` uploads a finished adapter",
+    "early_stopping_patience": _EARLY,
+    "early_stopping_threshold": _EARLY,
+    "load_best_model_at_end": _BEST,
+    "metric_for_best_model": _BEST,
+    "greater_is_better": _BEST,
+    "adapter_name_or_path": _FROM_ADAPTER,
+    "lora_model_dir": _FROM_ADAPTER,
+    "resume_lora_training": _FROM_ADAPTER,
+    "modules_to_save": (
+        "not there yet: embeddings and heads are not trained whole; `lora.target_modules` may name "
+        "`embed_tokens`"
+    ),
+    "init_lora_weights": "not there yet: an adapter begins with PEFT's usual weights",
+    "rank_pattern": "not there yet: one `lora.rank` holds for all modules",
+    "alpha_pattern": "not there yet: one `lora.alpha` holds for all modules",
+    "layers_to_transform": (
+        "not there yet: name layers by a regular expression in `lora.target_modules`"
+    ),
+    "loraplus_lr_ratio": "not there yet: one `training.learning_rate` holds for both matrices",
+    "max_samples": _FEWER,
+    "max_train_samples": _FEWER,
+    "max_eval_samples": _FEWER,
+    "mix_strategy": _MIXED,
+    "interleave_probs": _MIXED,
+    "neftune_noise_alpha": _NOISE,
+    "noisy_embedding_alpha": _NOISE,
+    "label_smoothing_factor": (
+        "not there yet: the loss is the mean over a step's trained tokens, nothing else"
+    ),
+    "use_liger_kernel": "not needed: passes, norms and the loss have kernels of their own",
+    "enable_liger_kernel": "not needed: passes, norms and the loss have kernels of their own",
 }
 
 

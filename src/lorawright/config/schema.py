@@ -9,7 +9,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from lorawright.config import values
 
 
 class Section(BaseModel):
@@ -19,8 +21,12 @@ class Section(BaseModel):
 
 
 Auto = Literal["auto"]
-PositiveInt = Annotated[int, Field(gt=0, strict=True)]
-NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
+NumSteps = Annotated[int, Field(gt=0, le=100_000_000, strict=True)]
+NumTokens = Annotated[int, Field(gt=0, le=10_000_000, strict=True)]
+Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
+Text = Annotated[str, Field(min_length=1, max_length=255)]
+Place = Annotated[str, Field(min_length=1, max_length=2048), AfterValidator(values.place)]
+"""A path, or a name on the hub."""
 
 
 class Dtype(StrEnum):
@@ -91,12 +97,11 @@ class Strategy(StrEnum):
 class ModelSettings(Section):
     """Which model is fine-tuned, and in which numbers it is held."""
 
-    name: str = Field(
+    name: Place = Field(
         "Qwen/Qwen2.5-0.5B-Instruct",
-        min_length=1,
         description=("A hub id, a folder, or `tiny`: the model inside the package"),
     )
-    revision: str | None = Field(None, description="Branch, tag or commit of a hub id")
+    revision: Text | None = Field(None, description="Branch, tag or commit of a hub id")
     dtype: Dtype = Field(
         Dtype.AUTO,
         description=(
@@ -117,7 +122,7 @@ class ModelSettings(Section):
 class TemplateSettings(Section):
     """The chat template is always the tokenizer's own; this adds a witness."""
 
-    generation_tags: str | None = Field(
+    generation_tags: Place | None = Field(
         None,
         description=(
             "A Jinja file with `{% generation %}` tags: a third derivation of every mask, checked "
@@ -129,12 +134,11 @@ class TemplateSettings(Section):
 class DataSettings(Section):
     """Where the chats are, what of them is trained, and what happens to rows that do not fit."""
 
-    train: str = Field(
+    train: Place = Field(
         "data/train",
-        min_length=1,
         description=("A file, a folder or a hub id; jsonl, json, csv, parquet, arrow"),
     )
-    eval: str | Annotated[float, Field(gt=0, lt=1)] | None = Field(
+    eval: Place | Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = Field(
         None, description=("The same, or a fraction of train (0.05), or null: no evaluation")
     )
     format: Format = Field(Format.AUTO, description="`auto` names what it found")
@@ -142,7 +146,7 @@ class DataSettings(Section):
         TrainOn.ASSISTANT,
         description=("Whose tokens are trained; a message's own `train: false` wins"),
     )
-    max_length: PositiveInt = Field(4096, description="Longest chat, in tokens")
+    max_length: NumTokens = Field(4096, description="Longest chat, in tokens")
     overlong: OverlongPolicy = Field(
         OverlongPolicy.ERROR,
         description=(
@@ -168,17 +172,23 @@ class DataSettings(Section):
             "evaluation set"
         ),
     )
-    seed: NonNegativeInt = Field(42, description="Order of the chats, and the split by a fraction")
+    seed: Seed = Field(42, description="Order of the chats, and the split by a fraction")
 
 
 class LoraSettings(Section):
     """The adapter, in PEFT's terms."""
 
-    rank: PositiveInt = Field(8, description="Inner dimension of the two matrices")
-    alpha: PositiveInt = Field(16, description="The update is scaled by alpha / rank")
-    dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on the adapter's input")
+    rank: Annotated[int, Field(gt=0, le=16384, strict=True)] = Field(
+        8, description="Inner dimension of the two matrices"
+    )
+    alpha: Annotated[int, Field(gt=0, le=1_000_000, strict=True)] = Field(
+        16, description="The update is scaled by alpha / rank"
+    )
+    dropout: float = Field(
+        0.05, ge=0, lt=1, allow_inf_nan=False, description="Dropout on the adapter's input"
+    )
     bias: Literal["none", "all", "lora_only"] = Field("none", description="Biases trained along")
-    target_modules: str | list[str] = Field(
+    target_modules: Annotated[str | list[str], AfterValidator(values.target_modules)] = Field(
         "all-linear",
         description=(
             "`all-linear` (all but the output head), a list of names, or a regular expression"
@@ -191,13 +201,15 @@ class LoraSettings(Section):
 class TrainingSettings(Section):
     """How it is trained, and what is written down on the way."""
 
-    output: str = Field("runs/qwen2.5-0.5b", min_length=1, description="The run folder")
-    epochs: Annotated[int, Field(gt=0)] = Field(3, description="Passes over the training set")
-    max_steps: PositiveInt | None = Field(None, description="Stop after so many optimizer steps")
-    batch_size: PositiveInt = Field(
+    output: Place = Field("runs/qwen2.5-0.5b", description="The run folder")
+    epochs: Annotated[int, BeforeValidator(values.whole), Field(gt=0, le=10_000, strict=True)] = (
+        Field(3, description="Passes over the training set")
+    )
+    max_steps: NumSteps | None = Field(None, description="Stop after so many optimizer steps")
+    batch_size: Annotated[int, Field(gt=0, le=1_000_000, strict=True)] = Field(
         8, description=("Chats per optimizer step, over all processes together")
     )
-    tokens_per_pass: PositiveInt | Auto = Field(
+    tokens_per_pass: NumTokens | Auto = Field(
         "auto", description=("How much one forward pass may hold; memory only, never the result")
     )
     share_prefixes: bool = Field(
@@ -213,16 +225,52 @@ class TrainingSettings(Section):
             "Chats that begin alike go into the same steps, which saves more; changes the order"
         ),
     )
-    learning_rate: float = Field(2.0e-5, gt=0, description="Peak learning rate")
-    schedule: Literal[
-        "cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"
-    ] = Field("cosine", description="How the learning rate falls")
-    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Share of the steps that warm up")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's decay of the adapter's weights")
-    max_grad_norm: float = Field(
-        1.0, ge=0, description="Gradient norm is clipped to this; 0: never"
+    learning_rate: float = Field(
+        2.0e-5, gt=0, le=10, allow_inf_nan=False, description="Peak learning rate"
     )
-    optimizer: str = Field(
+    schedule: Literal[
+        "cosine",
+        "linear",
+        "constant",
+        "constant_with_warmup",
+        "polynomial",
+        "inverse_sqrt",
+        "cosine_with_restarts",
+        "cosine_with_min_lr",
+        "cosine_warmup_with_min_lr",
+        "warmup_stable_decay",
+    ] = Field(
+        "cosine",
+        description=(
+            "How the learning rate falls; arguments, such as `min_lr_rate`, stand in "
+            "`training.trl.lr_scheduler_kwargs`"
+        ),
+    )
+    warmup_ratio: float = Field(
+        0.03,
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description=(
+            "Share of the steps that warm up, rounded up; they begin at 0, so that the first step "
+            "changes nothing"
+        ),
+    )
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="AdamW's decay of the adapter's weights",
+    )
+    max_grad_norm: float = Field(
+        1.0,
+        ge=0,
+        le=1_000_000,
+        allow_inf_nan=False,
+        description="Gradient norm is clipped to this; 0: never",
+    )
+    optimizer: Text = Field(
         "auto",
         description=(
             "`auto`: paged_adamw_8bit on CUDA, adamw_torch_fused elsewhere; or any name that "
@@ -242,19 +290,24 @@ class TrainingSettings(Section):
             "enough to pay for the compiler"
         ),
     )
-    logging_steps: PositiveInt = Field(1, description="Steps between lines of metrics.jsonl")
+    logging_steps: NumSteps = Field(1, description="Steps between lines of metrics.jsonl")
     log_entropy: bool = Field(
         False, description="Also log the mean entropy of the predictions; costs another softmax"
     )
-    eval_steps: PositiveInt = Field(50, description="Steps between evaluations")
-    save_steps: PositiveInt = Field(50, description="Steps between checkpoints")
-    keep_checkpoints: PositiveInt = Field(3, description="Newest checkpoints that are kept")
+    eval_steps: NumSteps = Field(50, description="Steps between evaluations")
+    save_steps: NumSteps = Field(50, description="Steps between checkpoints")
+    keep_checkpoints: NumSteps = Field(3, description="Newest checkpoints that are kept")
     trackers: list[Literal["tensorboard", "wandb", "trackio", "swanlab", "mlflow"]] = Field(
         ["tensorboard"], description="Where curves go, besides metrics.jsonl"
     )
-    seed: NonNegativeInt = Field(42, description="Adapter's start, dropout")
+    seed: Seed = Field(42, description="Adapter's start, dropout")
     trl: dict[str, Any] = Field(
-        default_factory=dict, description=("Anything else TRL's SFTConfig takes, by its name")
+        default_factory=dict,
+        description=(
+            "Further fields of TRL's SFTConfig, by their names: adam_beta1, adam_beta2, "
+            "adam_epsilon, optim_args, lr_scheduler_kwargs, logging_first_step, eval_delay, "
+            "run_name, project, torch_empty_cache_steps"
+        ),
     )
 
 
@@ -268,18 +321,22 @@ class DistributedSettings(Section):
             "else zero1 or zero3"
         ),
     )
-    num_processes: PositiveInt | Auto = Field(
+    num_processes: Annotated[int, Field(gt=0, le=100_000, strict=True)] | Auto = Field(
         "auto", description=("Processes over all machines; `auto`: the visible GPUs, else 1")
     )
-    num_machines: PositiveInt = Field(1, description="Machines")
-    machine_rank: NonNegativeInt = Field(0, description="This machine's number, from 0")
-    main_address: str = Field("127.0.0.1", description="Address of machine 0")
+    num_machines: Annotated[int, Field(gt=0, le=10_000, strict=True)] = Field(
+        1, description="Machines"
+    )
+    machine_rank: Annotated[int, Field(ge=0, lt=10_000, strict=True)] = Field(
+        0, description="This machine's number, from 0"
+    )
+    main_address: Text = Field("127.0.0.1", description="Address of machine 0")
     main_port: Annotated[int, Field(gt=0, lt=65536, strict=True)] = Field(
         29500, description="Free port on machine 0; one machine alone finds its own"
     )
     offload_optimizer: bool = Field(False, description="ZeRO: optimizer states in the CPU's memory")
     offload_parameters: bool = Field(False, description="ZeRO-3: weights in the CPU's memory")
-    timeout_seconds: PositiveInt = Field(
+    timeout_seconds: Annotated[int, Field(gt=0, le=2_592_000, strict=True)] = Field(
         600, description="A process that gives no sign for so long ends the run"
     )
 

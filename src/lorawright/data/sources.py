@@ -224,6 +224,13 @@ def read_hub(hub_set: HubSet, batch_rows: int) -> tuple[str, Iterator[Any]]:
     """
     from datasets import config as datasets_config
 
+    if os.path.lexists(hub_set.id):
+        raise DataError(
+            f"is no path beside the config, and as a hub id `{hub_set.id}` is a folder here, which "
+            "`datasets` would read instead",
+            where=hub_set.name,
+            hint="write the folder's whole path, or start the command in another folder",
+        )
     if not datasets_config.HF_HUB_OFFLINE:
         _require_hub(hub_set, datasets_config.HF_ENDPOINT)
     split, dataset = load_split(hub_set)

@@ -6,6 +6,7 @@ All text goes through Jinja's autoescape; data for the curves stands in a JSON b
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -151,11 +152,16 @@ def short(value: float | None) -> str:
 
 
 def setting(value: Any) -> str:
-    """A config value as one writes it in YAML; nothing set: a dash."""
+    """A config value as one writes it in YAML; nothing set: a dash.
+
+    Of a whole path its last two names: a report is shared, and home folders have people's names.
+    """
     if value is None or value in ({}, []):
         return "–"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str) and os.path.isabs(value):
+        return "/".join(Path(value).parts[-2:]).replace("//", "/")
     return ", ".join(map(setting, value)) if isinstance(value, list) else str(value)
 
 

@@ -1,0 +1,47 @@
+"""Values that a type and a bound cannot describe: paths, patterns, whole numbers."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic_core import PydanticCustomError
+
+MOST_NAME_BYTES = 255  # of one name in a path, on all common file systems
+SEVERAL_NAMES = re.compile(r"[\w.]+(\s*,\s*[\w.]+)+")
+
+
+def whole(value: Any) -> Any:
+    """3.0 as 3: configs of other tools write epochs that way."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def place(value: str) -> str:
+    """A path or a name on the hub that a file system can hold."""
+    if any(len(part.encode(errors="replace")) > MOST_NAME_BYTES for part in value.split("/")):
+        raise PydanticCustomError("place", "expected names of at most 255 bytes in a path")
+    return value
+
+
+def target_modules(value: str | list[str]) -> str | list[str]:
+    """A list of names, or a regular expression that compiles."""
+    if isinstance(value, list):
+        if not value or not all(name.strip() for name in value):
+            raise PydanticCustomError("modules", "expected a list of names, none of them empty")
+        return value
+    if SEVERAL_NAMES.fullmatch(value):
+        names = ", ".join(name.strip() for name in value.split(","))
+        raise PydanticCustomError(
+            "modules",
+            "which is read as one regular expression; write the list `[{names}]`",
+            {"names": names},
+        )
+    try:
+        re.compile(value)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise PydanticCustomError(
+            "modules", "no regular expression: {why}", {"why": str(error)[:80]}
+        ) from None
+    if not value:
+        raise PydanticCustomError("modules", "expected a pattern, or `all-linear`")
+    return value
