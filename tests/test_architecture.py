@@ -33,7 +33,7 @@ LAYERS: list[set[str]] = [
         "signals",
         "control",
     },
-    {"strategy"},
+    {"strategy", "cache"},
     {"launch", "launch_script", "distributed", "supervise"},
     {
         "model",
