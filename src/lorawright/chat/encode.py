@@ -16,7 +16,7 @@ import jinja2
 
 from lorawright.chat import derive, forged, pieces, swallowed
 from lorawright.chat.derive import Refusal, TagsDisagree, TextView
-from lorawright.chat.limit import time_limit
+from lorawright.chat.limit import TimeLimit
 from lorawright.chat.marks import TurnMarks, learn
 from lorawright.chat.pieces import Piece
 from lorawright.chat.tokenizer import ChatTokenizer
@@ -84,23 +84,24 @@ class Encoder:
 
     def run(self, rows: Iterable[Conversation | Problem]) -> Iterator[EncodedChat | Problem]:
         """Yields encoded chats and problems in the order of the rows."""
-        batch: list[Problem | tuple[Conversation, TextView]] = []
-        for row in rows:
-            batch.extend([row] if isinstance(row, Problem) else self._render(row))
-            if len(batch) >= BATCH:
-                yield from self._encode(batch)
-                batch = []
-        yield from self._encode(batch)
+        rows = iter(rows)
+        while batch := list(itertools.islice(rows, BATCH)):
+            rendered: list[Problem | tuple[Conversation, TextView]] = []
+            with TimeLimit() as limit:
+                for row in batch:
+                    rendered += [row] if isinstance(row, Problem) else self._render(row, limit)
+            yield from self._encode(rendered)
 
-    def _render(self, chat: Conversation) -> list[Problem | tuple[Conversation, TextView]]:
+    def _render(
+        self, chat: Conversation, limit: TimeLimit
+    ) -> list[Problem | tuple[Conversation, TextView]]:
         found = list(forged.find(chat, self._tokens))
         if found and self.settings.special_tokens_in_text is ForgedPolicy.ERROR:
             return [_forged(chat, path, token) for path, token in found]
         if found:
             chat = forged.mark(chat, self._tokens)
         try:
-            with time_limit(chat.where):
-                return self._viewed(chat, is_escaped=bool(found))
+            return limit.run(chat.where, lambda: self._viewed(chat, is_escaped=bool(found)))
         except Refusal as refusal:
             return [self._unproven(chat, refusal)]
         except jinja2.TemplateError as error:
@@ -138,6 +139,8 @@ class Encoder:
     def _swallowed(self, chat: Conversation, view: TextView) -> list[Problem]:
         """What the row says and the rendered chat does not."""
         found = swallowed.find(chat, view.text, dict(zip(view.numbers, view.answers, strict=True)))
+        if not found.missing and not found.idle_keys:
+            return []
         self.tally.idle_keys.update(found.idle_keys)
         self.tally.num_swallowed += len(found.missing)
         warns = self.settings.swallowed is SwallowedPolicy.WARN
@@ -216,7 +219,8 @@ class Encoder:
         fitted = self._fit(encoded, layout, ids_of_pieces)
         if isinstance(fitted, EncodedChat):
             self._count(fitted, layout, ids_of_pieces)
-            yield from self._read_otherwise(chat, layout, ids_of_pieces)
+            if len(spans_a) > 1:
+                yield from self._read_otherwise(chat, layout, ids_of_pieces)
             if len(fitted.ids) < len(ids):
                 num_lost = encoded.num_trained_tokens - fitted.num_trained_tokens
                 what = (

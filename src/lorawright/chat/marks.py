@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import jinja2
 
-from lorawright.chat.limit import time_limit
+from lorawright.chat.limit import TimeLimit
 from lorawright.chat.tokenizer import ChatTokenizer
 from lorawright.errors import TemplateError
 from lorawright.types import Message, Role, ToolCall
@@ -57,8 +57,8 @@ def learn(tokenizer: ChatTokenizer) -> TurnMarks:
     Raises:
         TemplateError: The template has no generation prompt, or no control token ends its answers.
     """
-    with time_limit(tokenizer.name):
-        return _learn(tokenizer)
+    with TimeLimit() as limit:
+        return limit.run(tokenizer.name, lambda: _learn(tokenizer))
 
 
 def _learn(tokenizer: ChatTokenizer) -> TurnMarks:

@@ -23,7 +23,7 @@ from transformers.utils.chat_template_utils import (
 )
 
 from lorawright.chat import files
-from lorawright.chat.limit import time_limit
+from lorawright.chat.limit import TimeLimit
 from lorawright.chat.words import WordEncoder
 from lorawright.errors import TemplateError
 from lorawright.types import Message, Role, Span
@@ -254,8 +254,8 @@ def _reads_pieces_alone(backend: tokenizers.Tokenizer) -> bool:
 
 def _parse(template: str, name: str) -> None:
     try:
-        with time_limit(name):
-            render(template, [Message(Role.USER, "x")], None, {})
+        with TimeLimit() as limit:
+            limit.run(name, lambda: render(template, [Message(Role.USER, "x")], None, {}))
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(
             f"the chat template is not valid Jinja, line {error.lineno}: {error.message}",
