@@ -110,6 +110,18 @@ def test_disk_full_while_chats_are_written(
     assert os.strerror(code) in caught.value.what and list(root.iterdir()) == []
 
 
+def test_data_that_cannot_be_read_is_not_the_caches_fault(
+    make_config: MakeConfig, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "data/train.jsonl")
+
+    monkeypatch.setattr(prepare, "_build", fail)
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        prepare.run(make_config())
+    assert caught.value.where == "data/train.jsonl" and caught.value.hint
+
+
 def test_data_that_changes_while_it_is_read(
     make_config: MakeConfig, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +155,9 @@ def test_killed_while_preparing(make_config: MakeConfig, root: Path, tmp_path: P
     assert killed.returncode == -signal.SIGKILL
     (left,) = root.iterdir()
     assert left.name.startswith(".building-") and any(left.iterdir())
+    long_ago = time.time() - 2 * cache.DEAD_SECONDS
+    for path in (*left.iterdir(), left):
+        os.utime(path, (long_ago, long_ago))
     prepare.run(config)
     (whole,) = root.iterdir()
     assert not whole.name.startswith(".") and cache.is_complete(whole)
@@ -153,13 +168,16 @@ def test_only_abandoned_folders_are_removed(make_config: MakeConfig, root: Path)
     alive = root / f".building-{host}-{os.getpid()}-a"
     elsewhere, old = root / ".building-other-1-b", root / ".building-other-1-c"
     foreign = root / f".building-{host}-{2**22 + 1}-d"
-    for folder in (alive, elsewhere, old, foreign):
+    fresh = root / f".building-{host}-{2**22 + 1}-e"
+    for folder in (alive, elsewhere, old, foreign, fresh):
         folder.mkdir(parents=True)
         (folder / "train.arrow").write_bytes(b"x")
     (foreign / "notes.txt").write_text("mine")
-    os.utime(old, (long_ago, long_ago))
+    for folder in (old, foreign):
+        for path in (*folder.iterdir(), folder):
+            os.utime(path, (long_ago, long_ago))
     prepare.run(make_config())
-    assert alive.is_dir() and elsewhere.is_dir() and not old.exists()
+    assert alive.is_dir() and elsewhere.is_dir() and fresh.is_dir() and not old.exists()
     assert [path.name for path in foreign.iterdir()] == ["notes.txt"]
 
 

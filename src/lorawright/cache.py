@@ -17,7 +17,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,9 +32,12 @@ CACHE_VERSION = 2  # raise when ids, spans or the layout of the cache change
 COMPLETE = "findings.json"  # written last
 FILES = (COMPLETE, "train.arrow", "eval.arrow")
 BUILDING = ".building-"
+DEAD_SECONDS = (
+    600  # untouched; a process that lives elsewhere under this host's name goes on writing
+)
 ABANDONED_SECONDS = 7 * 24 * 3600  # of a process that cannot be asked: on another machine
 LIBRARIES = ("transformers", "jinja2", "tokenizers")
-HINT = "set LORAWRIGHT_CACHE to a folder with room that can be written"
+HINT = "set LORAWRIGHT_CACHE (for data on the hub: TMPDIR) to a folder with room, writable"
 
 
 def folder_of(
@@ -84,13 +87,28 @@ def fill(target: Path, build: Callable[[Path], object]) -> None:
     except OSError as error:
         raise _unwritable(target, error) from None
     try:
-        build(work)
-        work.rename(target)
-    except OSError as error:
-        if not is_complete(target):  # else another process was faster
-            raise _unwritable(target, error) from None
+        with explained(work):
+            build(work)
+            try:
+                work.rename(target)
+            except OSError:
+                if not is_complete(target):  # else another process was faster
+                    raise
     finally:
         _remove(work)
+
+
+@contextlib.contextmanager
+def explained(work: Path) -> Iterator[None]:
+    """What cannot be read or written while chats are encoded into a folder, in words.
+
+    Raises:
+        DataError: In place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _unreadable(work, error) or _unwritable(work, error) from None
 
 
 def _unwritable(target: Path, error: OSError) -> DataError:
@@ -101,16 +119,32 @@ def _unwritable(target: Path, error: OSError) -> DataError:
     )
 
 
+def _unreadable(work: Path, error: OSError) -> DataError | None:
+    """Where it is another file than ours that fails."""
+    if error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(work.parent):
+        return None
+    return DataError(
+        f"cannot be read: {error.strerror}",
+        where=os.fsdecode(error.filename),
+        hint="see whether the file and its disk are in order",
+    )
+
+
 def _remove_abandoned(parent: Path) -> None:
     """What processes that were killed have left."""
     for folder in parent.glob(f"{BUILDING}*"):
-        match = re.fullmatch(rf"{re.escape(BUILDING)}(.+)-(\d+)-[^-]+", folder.name)
-        if match and match[1] == _host() and _can_ask():
-            abandoned = not _is_alive(int(match[2]))
-        else:
-            abandoned = time.time() - folder.stat().st_mtime > ABANDONED_SECONDS
-        if abandoned:
-            _remove(folder)
+        with contextlib.suppress(OSError):  # another process removes it just now
+            if _is_abandoned(folder):
+                _remove(folder)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    touched = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    untouched_seconds = time.time() - touched
+    match = re.fullmatch(rf"{re.escape(BUILDING)}(.+)-(\d+)-[^-]+", folder.name)
+    if match and match[1] == _host() and _can_ask() and not _is_alive(int(match[2])):
+        return untouched_seconds > DEAD_SECONDS
+    return untouched_seconds > ABANDONED_SECONDS
 
 
 def _remove(folder: Path) -> None:

@@ -88,7 +88,8 @@ def run(config: Config, *, progress: Callable[[int], None] | None = None) -> Pre
     if cached is None or contents is None:
         work = Path(tempfile.mkdtemp(prefix="lorawright-"))
         atexit.register(shutil.rmtree, work, ignore_errors=True)  # read until the process ends
-        return _build(config, encoder, work, progress)
+        with cache.explained(work):
+            return _build(config, encoder, work, progress)
     if not cache.is_complete(cached):
         cache.fill(cached, lambda work: _build_of(contents, config, encoder, work, progress))
     return reopen(cached)
