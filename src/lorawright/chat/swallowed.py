@@ -190,15 +190,18 @@ def _decoded(codes: re.Match[str]) -> str:
     return units.decode("utf-16-le", errors="replace")
 
 
-WARN = "`data.swallowed: warn` trains without it"
 REASONING_HINT = (
     "remove it from the row, fold it into `content`, or train a model whose template renders "
-    f"reasoning; {WARN}"
+    "reasoning; `data.swallowed: warn` trains without it"
 )
 CALL_HINT = (
-    "write the call into `content`, or train a model whose template renders tool calls; " + WARN
+    "write the call into `content`, or train a model whose template renders tool calls; "
+    "`data.swallowed: warn` trains without it"
 )
 TOOLS_HINT = (
-    "describe the tools in a system message, or train a model whose template renders tools; " + WARN
+    "describe the tools in a system message, or train a model whose template renders tools; "
+    "`data.swallowed: warn` trains without them"
 )
-CONTENT_HINT = f"say it in a message that the template renders; {WARN}"
+CONTENT_HINT = (
+    "say it in a message that the template renders; `data.swallowed: warn` trains without it"
+)
