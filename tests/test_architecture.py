@@ -35,7 +35,7 @@ LAYERS: list[set[str]] = [
         "control",
         "modules",
     },
-    {"strategy"},
+    {"strategy", "cache"},
     {"launch", "launch_script", "distributed", "supervise", "run_names"},
     {
         "model",

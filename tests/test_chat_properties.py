@@ -285,7 +285,7 @@ def test_a_missing_header_is_refused(
     places = [i for i in range(len(ids)) if ids[i : i + len(core)] == core]
     assume(places)
     at = data.draw(st.sampled_from(places))
-    with pytest.raises(derive.Refusal, match="headers in the ids") as caught:
+    with pytest.raises(derive.Refusal, match="this model's template begins") as caught:
         derive.by_ids(ids[:at] + ids[at + len(core) :], MARKS, row, train_on)
     assert caught.value.path == "messages"
 

@@ -15,7 +15,16 @@ import pytest
 from lorawright import chat, data, hub
 from lorawright.config.schema import DataSettings
 from lorawright.errors import TemplateError
-from lorawright.types import Conversation, EncodedChat, Kind, Message, Problem, Role, ToolCall
+from lorawright.types import (
+    Conversation,
+    EncodedChat,
+    Kind,
+    Message,
+    Problem,
+    Role,
+    Severity,
+    ToolCall,
+)
 
 TINY = hub.tokenizer_folder("tiny")
 TOKENIZER = chat.load(TINY, "tiny")
@@ -94,7 +103,8 @@ def test_correct_tags_agree_on_odd_answers(content: str) -> None:
     ]
     row = asked(*answers)
     chats, problems, tally = witnessed(TAGS, [row], special_tokens_in_text="escape")
-    assert len(chats) == 1 and not problems and tally.num_agreed_tags == 1
+    assert len(chats) == 1 and tally.num_agreed_tags == 1
+    assert all(problem.severity is Severity.WARNING for problem in problems)
 
 
 def test_tags_change_no_mask() -> None:
@@ -262,7 +272,16 @@ def test_answer_rewritten_once_turns_follow_is_refused(folder: Folder) -> None:
 
 
 def test_answer_rewritten_once_turns_follow_may_be_read(folder: Folder) -> None:
-    result = encode(REWRITING, folder, TWO, train_on="last_assistant")
+    """What the template drops of an earlier answer is an error all the same, unless allowed."""
+    lost = encode(REWRITING, folder, TWO, train_on="last_assistant")
+    assert isinstance(lost, Problem)
+    assert (lost.kind, lost.path) == (Kind.SWALLOWED, "messages[1].content")
+    encoder = chat.Encoder(
+        chat.load(folder(REWRITING), "odd"),
+        DataSettings(train_on="last_assistant", swallowed="warn"),
+    )
+    warning, result = encoder.run([TWO])
+    assert isinstance(warning, Problem) and warning.severity is Severity.WARNING
     assert isinstance(result, EncodedChat)
     ((start, end),) = result.spans
     assert TOKENIZER.decode(result.ids[start:end]) == "Well.<|im_end|>"

@@ -21,6 +21,7 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "additional_chat_templates/*",
 )
 MODEL_FILES = ("*.json", "*.jinja", "*.safetensors", "*.txt")
 

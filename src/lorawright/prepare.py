@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import hashlib
-import os
 import shutil
 import tempfile
 import time
@@ -26,16 +25,14 @@ from typing import Any
 import numpy as np
 import orjson
 
-from lorawright import chat, data, hub
+from lorawright import cache, chat, data, hub
 from lorawright.chat import workers
 from lorawright.config.schema import Config
-from lorawright.data.fingerprint import fingerprint
+from lorawright.data import fingerprint
 from lorawright.errors import DataError, LorawrightError, TemplateError
 from lorawright.store import ChatStore, Writer
 from lorawright.types import EncodedChat, Kind, Problem, Severity, Split
 
-CACHE_VERSION = 2  # raise when ids, spans or the layout of the cache change
-FINDINGS = "findings.json"
 MOST_WARNINGS = 10_000  # of a kind that are listed; all are counted. A million rows cost memory
 
 
@@ -86,14 +83,15 @@ def run(config: Config, *, progress: Callable[[int], None] | None = None) -> Pre
     folder = hub.tokenizer_folder(config.model.name, config.model.revision)
     tokenizer = chat.load(folder, config.model.name)
     encoder = chat.Encoder(tokenizer, config.data, _tags(config))
-    key = _cache_key(config, encoder)
-    if key is None:
+    contents = fingerprint.contents(config.data)
+    cached = cache.folder_of(config, encoder, contents)
+    if cached is None or contents is None:
         work = Path(tempfile.mkdtemp(prefix="lorawright-"))
         atexit.register(shutil.rmtree, work, ignore_errors=True)  # read until the process ends
-        return _build(config, encoder, work, progress)
-    cached = _cache_root() / key
-    if not (cached / FINDINGS).is_file():
-        _fill(cached, lambda work: _build_unchanged(config, encoder, work, progress, key))
+        with cache.explained(work):
+            return _build(config, encoder, work, progress)
+    if not cache.is_complete(cached):
+        cache.fill(cached, lambda work: _build_of(contents, config, encoder, work, progress))
     return reopen(cached)
 
 
@@ -145,6 +143,24 @@ class _Findings:
         self.digest.update(array("i", chain.from_iterable(encoded.spans)).tobytes())
 
 
+def _build_of(
+    contents: fingerprint.Contents,
+    config: Config,
+    encoder: chat.Encoder,
+    work: Path,
+    progress: Callable[[int], None] | None,
+) -> None:
+    """Builds what is kept under the name of these contents, and of no others."""
+    _build(config, encoder, work, progress)
+    changed = fingerprint.changed(contents, fingerprint.contents(config.data))
+    if changed:
+        raise DataError(
+            "changed while it was read",
+            where=changed[0],
+            hint="wait until it is written, then begin again",
+        )
+
+
 def _build(
     config: Config, encoder: chat.Encoder, work: Path, progress: Callable[[int], None] | None
 ) -> Prepared:
@@ -161,33 +177,18 @@ def _build(
                 findings.see(row)
                 writers[row.split].append(row)
     stores = {split: ChatStore(work / f"{split}.arrow", split) for split in writers}
-    for problem in _empty_sets(config, stores, findings.problems):
+    for problem in [
+        *_empty_sets(config, stores, findings.problems),
+        *_template_remarks(config, encoder),
+    ]:
         findings.add(problem)
     summary = {
         "problems": [asdict(problem) for problem in findings.problems],
         "stats": _stats(stores, reader, findings),
         "certificate": _certificate(encoder, stores, findings),
     }
-    (work / FINDINGS).write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
+    (work / cache.COMPLETE).write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
     return reopen(work)
-
-
-def _build_unchanged(
-    config: Config,
-    encoder: chat.Encoder,
-    work: Path,
-    progress: Callable[[int], None] | None,
-    key: str,
-) -> Prepared:
-    """As `_build`; what is kept under a key must be made from what the key names."""
-    prepared = _build(config, encoder, work, progress)
-    if _cache_key(config, encoder) != key:
-        raise DataError(
-            "the data changed while it was read",
-            where=str(config.data.train),
-            hint="run it again when nothing writes to the files",
-        )
-    return prepared
 
 
 def _splits(config: Config) -> list[Split]:
@@ -226,6 +227,41 @@ def _empty_sets(
             )
         )
     return found
+
+
+def _template_remarks(config: Config, encoder: chat.Encoder) -> list[Problem]:
+    """What the template does to all chats, each said once."""
+    name, day = config.model.name, encoder.tokenizer.template_date
+    found = [
+        _remark(
+            name,
+            f"`{key}` of messages is not rendered by this model's chat template ({num} messages)",
+            "it is not trained; say in `content` what the model shall see",
+        )
+        for key, num in sorted(encoder.tally.idle_keys.items())
+    ]
+    if day is not None:
+        found.append(
+            _remark(
+                name,
+                f"the chat template writes today's date into every chat: {day} is trained",
+                "a run that is resumed on another day has other ids; prepare and train on one day",
+            )
+        )
+    if not encoder.tokenizer.stop_ids:
+        found.append(
+            _remark(
+                name,
+                "no file of the model names a token at which it stops; answers are trained to end "
+                f"with `{encoder.marks.end}`",
+                "give `eos_token_id` in the model's generation_config.json",
+            )
+        )
+    return found
+
+
+def _remark(name: str, message: str, hint: str) -> Problem:
+    return Problem(name, None, "", message, hint, Kind.TEMPLATE, Severity.WARNING)
 
 
 def _stats(
@@ -280,6 +316,11 @@ def _certificate(
         },
         "generation_tags_problem": tally.tags_problem,
         "num_answers_kept_apart_from_header": tally.num_kept_apart,
+        "num_answers_behind_other_ids": tally.num_read_otherwise,
+        "num_swallowed": tally.num_swallowed,
+        "not_rendered": dict(sorted(tally.idle_keys.items())),
+        "stop_tokens": [tokenizer.decode([token]) for token in sorted(tokenizer.stop_ids)],
+        "template_date": tokenizer.template_date,
         "template_sha256": tokenizer.template_sha256,
         "tokenizer_sha256": tokenizer.tokenizer_sha256,
         "data_sha256": findings.digest.hexdigest(),
@@ -288,7 +329,7 @@ def _certificate(
 
 def reopen(folder: Path) -> Prepared:
     """What `run` has made, in this process or another."""
-    summary = orjson.loads((folder / FINDINGS).read_bytes())
+    summary = orjson.loads((folder / cache.COMPLETE).read_bytes())
     problems = tuple(
         Problem(
             **{
@@ -327,46 +368,3 @@ def _tags(config: Config) -> tuple[str, str] | None:
             hint="put them around the answer and its end token",
         )
     return source, path
-
-
-def _cache_root() -> Path:
-    root = os.environ.get("LORAWRIGHT_CACHE") or "~/.cache/lorawright"
-    return Path(root).expanduser() / "prepared"
-
-
-def _cache_key(config: Config, encoder: chat.Encoder) -> str | None:
-    """Names everything the result depends on; None for sources that have no local content."""
-    sources = fingerprint(config.data)
-    if sources is None:
-        return None
-    parts = [
-        CACHE_VERSION,
-        sources,
-        config.data.model_dump(mode="json"),
-        config.model.name,
-        encoder.tokenizer.template_sha256,
-        encoder.tokenizer.tokenizer_sha256,
-        encoder.tags,
-    ]
-    return hashlib.sha256(orjson.dumps(parts)).hexdigest()[:32]
-
-
-def _fill(target: Path, build: Callable[[Path], Prepared]) -> None:
-    """Complete or absent: built beside the target, then renamed."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".building-", dir=target.parent))
-    except OSError as error:
-        raise DataError(
-            f"the cache folder cannot be written: {error}",
-            where=str(target.parent),
-            hint="set LORAWRIGHT_CACHE to a folder with room",
-        ) from None
-    try:
-        build(work)
-        work.rename(target)
-    except OSError:
-        if not (target / FINDINGS).is_file():
-            raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

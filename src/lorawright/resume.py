@@ -44,6 +44,7 @@ def identity(config: Config, plan: Plan, prepared: Prepared, base_weights: str) 
         "plan": plan.sha256,
         "data": prepared.certificate["data_sha256"],
         "template": prepared.certificate["template_sha256"],
+        "template_date": prepared.certificate["template_date"],
     }
 
 

@@ -298,6 +298,7 @@ def _load_tokenizer(ready: Ready) -> Any:
     ours = chat.load(ready.model_folder, settings.name)
     texts = [ours.decode(row.ids) for row in islice(ready.prepared.train, NUM_COMPARED)]
     model.refuse_other_ids(found, texts, ours.encode(texts))
+    chat.refuse_other_text(found, ours)
     return found
 
 

@@ -47,6 +47,7 @@ class Kind(StrEnum):
     OVERLONG = "overlong"
     FORGED = "forged_special_token"
     TEMPLATE = "template"  # the chat template cannot render the row
+    SWALLOWED = "swallowed"  # the chat template drops something that the row says
     MASK = "mask"  # the derivations of the mask disagree
     UNKNOWN_KEY = "unknown_key"  # inside a message: the template alone may know it
     PLACEHOLDER = "placeholder"  # {{name}} in an answer, never filled

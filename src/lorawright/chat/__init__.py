@@ -1,5 +1,6 @@
 """Conversation → ids and trained spans, by the tokenizer's own template, each mask proven twice."""
 
+from lorawright.chat.compare import refuse_other_text
 from lorawright.chat.derive import Refusal, trained_turns, turns
 from lorawright.chat.encode import Encoder, Tally
 from lorawright.chat.marks import TurnMarks, learn
@@ -16,6 +17,7 @@ __all__ = [
     "learn",
     "load",
     "plain",
+    "refuse_other_text",
     "remove_tags",
     "tagged",
     "trained_turns",

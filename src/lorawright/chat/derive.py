@@ -27,13 +27,29 @@ from lorawright.chat.tokenizer import ChatTokenizer, Rendering, render
 from lorawright.config.schema import TrainOn
 from lorawright.types import Conversation, Role, Span
 
+LAST_HINT = (
+    "make a row of each answer and set `data.train_on: last_assistant` (`training.group_prefixes: "
+    "true` computes what such rows share once)"
+)
+PROMPT_HINT = (
+    "give the answer as the template writes it (with or without `reasoning_content`), leave such "
+    "rows out with `data.invalid: drop`, or train a model whose template has no reasoning"
+)
+
 
 class Refusal(ValueError):
-    """A row whose mask cannot be proven; `path` leads to the message it is about."""
+    """A row whose mask cannot be proven.
 
-    def __init__(self, path: str, why: str) -> None:
+    Args:
+        path: Leads to the message it is about.
+        why: What is wrong.
+        hint: What to do, where there is something better than to change the row.
+    """
+
+    def __init__(self, path: str, why: str, hint: str | None = None) -> None:
         super().__init__(why)
         self.path = path
+        self.hint = hint
 
 
 class TagsDisagree(ValueError):
@@ -49,12 +65,14 @@ class TextView:
         trained: Character ranges that are trained, in order, none touching another.
         answers: Those of them that are answers; with `train_on: all` there are others.
         cuts: Positions where the text is cut before it is tokenized.
+        numbers: The messages that the answers are.
     """
 
     text: str
     trained: tuple[Span, ...]
     answers: tuple[Span, ...]
     cuts: tuple[int, ...]
+    numbers: tuple[int, ...] = ()
 
 
 def trained_turns(conversation: Conversation, train_on: TrainOn) -> list[int]:
@@ -82,14 +100,12 @@ def by_text(
     """
     rendering = tokenizer.rendering(conversation.messages, conversation.tools)
     text = rendering.upto(len(conversation.messages))
-    turns = [
-        _turn(rendering, marks, len(conversation.messages), index, text)
-        for index in trained_turns(conversation, train_on)
-    ]
+    numbers = tuple(trained_turns(conversation, train_on))
+    turns = [_turn(rendering, marks, len(conversation.messages), index, text) for index in numbers]
     answers = tuple(turns)
     if train_on is not TrainOn.ALL:
         edges = {edge for turn in turns for edge in turn}
-        return TextView(text, answers, answers, tuple(sorted(edges)))
+        return TextView(text, answers, answers, tuple(sorted(edges)), numbers)
     trained: list[Span] = []
     position = 0
     for start, end in _untrained_messages(rendering, conversation, text):
@@ -98,7 +114,7 @@ def by_text(
     trained.append((position, len(text)))
     trained = [span for span in trained if span[0] < span[1]]
     edges = {edge for span in (*turns, *trained) for edge in span}
-    return TextView(text, tuple(trained), answers, tuple(sorted(edges - {0, len(text)})))
+    return TextView(text, tuple(trained), answers, tuple(sorted(edges - {0, len(text)})), numbers)
 
 
 def _turn(rendering: Rendering, marks: TurnMarks, num_messages: int, index: int, text: str) -> Span:
@@ -109,13 +125,29 @@ def _turn(rendering: Rendering, marks: TurnMarks, num_messages: int, index: int,
     prompt = rendering.upto(index, generation_prompt=True)
     upto = text if index + 1 == num_messages else rendering.upto(index + 1)
     if not upto.startswith(prompt):
-        raise Refusal(path, f"does not follow its generation prompt: {_parting(prompt, upto)}")
+        raise Refusal(
+            path,
+            "is rendered by this model's template otherwise than the prompt it is asked with: "
+            + _parting(prompt, upto),
+            PROMPT_HINT,
+        )
     if not text.startswith(upto):
-        raise Refusal(path, f"is rendered otherwise once turns follow: {_parting(upto, text)}")
+        raise Refusal(
+            path,
+            "is rendered by this model's template otherwise once turns follow (many drop the "
+            f"reasoning of earlier answers): {_parting(upto, text)}",
+            LAST_HINT,
+        )
     body = upto[len(prompt) :]
     end = body.rfind(marks.end)
     if end < 0 or body[end + len(marks.end) :] != marks.tail:
-        raise Refusal(path, f"does not end with {marks.end + marks.tail!r}, got {body[-30:]!r}")
+        raise Refusal(
+            path,
+            f"is ended by this model's template with {body[-30:]!r}, expected "
+            f"{marks.end + marks.tail!r} as behind its other answers",
+            "leave such rows out with `data.invalid: drop`, or train a model whose template ends "
+            "all answers alike",
+        )
     return len(prompt), len(prompt) + end + len(marks.end)
 
 
@@ -174,7 +206,10 @@ def by_ids(
     answers = [i for i, m in enumerate(conversation.messages) if m.role is Role.ASSISTANT]
     if len(headers) != len(answers):
         raise Refusal(
-            "messages", f"{len(answers)} assistant messages, but {len(headers)} headers in the ids"
+            "messages",
+            f"{len(answers)} assistant messages, but this model's template begins {len(headers)} "
+            f"answers ({marks.header.strip()})",
+            LAST_HINT if len(answers) > 1 else None,
         )
     if train_on is TrainOn.ALL:
         return _complement(_untrained_turns(ids, marks, conversation), len(ids))

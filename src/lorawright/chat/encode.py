@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import jinja2
 
-from lorawright.chat import derive, forged
+from lorawright.chat import derive, forged, pieces, swallowed
 from lorawright.chat.derive import Refusal, TagsDisagree, TextView
+from lorawright.chat.limit import TimeLimit
 from lorawright.chat.marks import TurnMarks, learn
+from lorawright.chat.pieces import Piece
 from lorawright.chat.tokenizer import ChatTokenizer
 from lorawright.config.schema import (
     DataSettings,
     ForgedPolicy,
     OverlongPolicy,
     StrictPolicy,
+    SwallowedPolicy,
     TrainOn,
 )
 from lorawright.types import (
@@ -46,7 +50,17 @@ class Tally:
     num_agreed_text_ids: int = 0
     num_agreed_tags: int = 0
     num_kept_apart: int = 0  # answers that start with white space: cut from their header
+    num_read_otherwise: int = 0  # answers whose history a server reads as other ids
+    num_swallowed: int = 0  # what the template dropped, where that is allowed
+    idle_keys: Counter[str] = field(default_factory=Counter)  # of messages; not rendered
     tags_problem: str | None = None
+
+    def add(self, other: Tally) -> None:
+        """Counts what another process has counted."""
+        for counted in fields(Tally):
+            if counted.name != "tags_problem":
+                mine = getattr(self, counted.name)
+                setattr(self, counted.name, mine + getattr(other, counted.name))
 
 
 @dataclass
@@ -70,29 +84,71 @@ class Encoder:
 
     def run(self, rows: Iterable[Conversation | Problem]) -> Iterator[EncodedChat | Problem]:
         """Yields encoded chats and problems in the order of the rows."""
-        batch: list[Problem | tuple[Conversation, TextView]] = []
-        for row in rows:
-            batch.extend([row] if isinstance(row, Problem) else self._render(row))
-            if len(batch) >= BATCH:
-                yield from self._encode(batch)
-                batch = []
-        yield from self._encode(batch)
+        rows = iter(rows)
+        while batch := list(itertools.islice(rows, BATCH)):
+            rendered: list[Problem | tuple[Conversation, TextView]] = []
+            with TimeLimit() as limit:
+                for row in batch:
+                    rendered += [row] if isinstance(row, Problem) else self._render(row, limit)
+            yield from self._encode(rendered)
 
-    def _render(self, chat: Conversation) -> list[Problem | tuple[Conversation, TextView]]:
+    def _render(
+        self, chat: Conversation, limit: TimeLimit
+    ) -> list[Problem | tuple[Conversation, TextView]]:
         found = list(forged.find(chat, self._tokens))
         if found and self.settings.special_tokens_in_text is ForgedPolicy.ERROR:
             return [_forged(chat, path, token) for path, token in found]
         if found:
             chat = forged.mark(chat, self._tokens)
         try:
-            view = derive.by_text(self.tokenizer, self.marks, chat, self.settings.train_on)
-            return [*self._idle_flags(chat), *self._witness(chat, view), (chat, view)]
+            return limit.run(chat.where, lambda: self._viewed(chat, is_escaped=bool(found)))
         except Refusal as refusal:
             return [self._unproven(chat, refusal)]
         except jinja2.TemplateError as error:
             what = f"the chat template refuses this chat: {error}"
             severity = _severity(self.settings.invalid)
             return [_problem(chat, "messages", what, Kind.TEMPLATE, TEMPLATE_HINT, severity)]
+
+    def _viewed(
+        self, chat: Conversation, *, is_escaped: bool
+    ) -> list[Problem | tuple[Conversation, TextView]]:
+        chat, view = self._by_text(chat)
+        if is_escaped and forged.ESCAPED_START in view.text.lower():
+            raise Refusal("messages", SPELLED, SPELLED_HINT)
+        lost = self._swallowed(chat, view)
+        if lost and self.settings.swallowed is SwallowedPolicy.ERROR:
+            return [*lost]
+        return [*lost, *self._idle_flags(chat), *self._witness(chat, view), (chat, view)]
+
+    def _by_text(self, chat: Conversation) -> tuple[Conversation, TextView]:
+        """Derivation A; templates that stumble over calls without text get empty text."""
+        settings = self.settings
+        try:
+            return chat, derive.by_text(self.tokenizer, self.marks, chat, settings.train_on)
+        except jinja2.TemplateError:
+            if all(message.content is not None for message in chat.messages):
+                raise
+        filled = replace(
+            chat,
+            messages=tuple(
+                replace(message, content=message.content or "") for message in chat.messages
+            ),
+        )
+        return filled, derive.by_text(self.tokenizer, self.marks, filled, settings.train_on)
+
+    def _swallowed(self, chat: Conversation, view: TextView) -> list[Problem]:
+        """What the row says and the rendered chat does not."""
+        found = swallowed.find(chat, view.text, dict(zip(view.numbers, view.answers, strict=True)))
+        if not found.missing and not found.idle_keys:
+            return []
+        self.tally.idle_keys.update(found.idle_keys)
+        self.tally.num_swallowed += len(found.missing)
+        warns = self.settings.swallowed is SwallowedPolicy.WARN
+        severity = Severity.WARNING if warns else Severity.ERROR
+        return [
+            _problem(chat, missing.path, SWALLOWED, Kind.SWALLOWED, missing.hint, severity)
+            for missing in found.missing
+        ]
 
     def _idle_flags(self, chat: Conversation) -> list[Problem]:
         """`train: true` where it changes nothing is said, not swallowed."""
@@ -125,23 +181,23 @@ class Encoder:
     def _encode(
         self, batch: list[Problem | tuple[Conversation, TextView]]
     ) -> Iterator[EncodedChat | Problem]:
-        layouts = [_layout(row[1]) if isinstance(row, tuple) else [] for row in batch]
-        texts = [piece.text for layout in layouts for piece in layout if not piece.plain]
-        plain = [piece.text for layout in layouts for piece in layout if piece.plain]
-        ids = iter(self.tokenizer.encode(texts))
-        plain_ids = iter(self.tokenizer.encode_plain(plain))
-        for row, layout in zip(batch, layouts, strict=True):
+        layouts = [pieces.layout(row[1]) for row in batch if isinstance(row, tuple)]
+        read = zip(layouts, pieces.encode(self.tokenizer, layouts), strict=True)
+        for row in batch:
             if isinstance(row, Problem):
                 yield row
                 continue
-            pieces = [next(plain_ids if piece.plain else ids) for piece in layout]
-            yield from self._prove(row[0], layout, pieces)
+            layout, ids = next(read)
+            if isinstance(ids, Refusal):
+                yield self._unproven(row[0], ids)
+            else:
+                yield from self._prove(row[0], layout, ids)
 
     def _prove(
-        self, chat: Conversation, layout: list[Piece], pieces: list[list[int]]
+        self, chat: Conversation, layout: list[Piece], ids_of_pieces: list[list[int]]
     ) -> Iterator[EncodedChat | Problem]:
-        ids = list(itertools.chain.from_iterable(pieces))
-        spans_a = _spans(layout, pieces)
+        ids = list(itertools.chain.from_iterable(ids_of_pieces))
+        spans_a = pieces.spans(layout, ids_of_pieces)
         try:
             spans_b = derive.by_ids(ids, self.marks, chat, self.settings.train_on)
         except Refusal as refusal:
@@ -160,9 +216,11 @@ class Encoder:
             message = "has no trained token"
             yield _problem(chat, "messages", message, Kind.UNTRAINED, UNTRAINED_HINT, severity)
             return
-        fitted = self._fit(encoded, layout, pieces)
+        fitted = self._fit(encoded, layout, ids_of_pieces)
         if isinstance(fitted, EncodedChat):
-            self._count(fitted, layout, pieces)
+            self._count(fitted, layout, ids_of_pieces)
+            if len(spans_a) > 1:
+                yield from self._read_otherwise(chat, layout, ids_of_pieces)
             if len(fitted.ids) < len(ids):
                 num_lost = encoded.num_trained_tokens - fitted.num_trained_tokens
                 what = (
@@ -174,17 +232,27 @@ class Encoder:
 
     def _unproven(self, chat: Conversation, refusal: Refusal) -> Problem:
         severity = _severity(self.settings.invalid)
-        return _problem(chat, refusal.path, str(refusal), Kind.MASK, MASK_HINT, severity)
+        hint = refusal.hint or MASK_HINT
+        return _problem(chat, refusal.path, str(refusal), Kind.MASK, hint, severity)
+
+    def _read_otherwise(
+        self, chat: Conversation, layout: list[Piece], ids_of_pieces: list[list[int]]
+    ) -> Iterator[Problem]:
+        num = pieces.num_read_otherwise(self.tokenizer, layout, ids_of_pieces)
+        self.tally.num_read_otherwise += num
+        if num:
+            what = f"{num} answers stand behind ids that a server reads otherwise: {APART}"
+            yield _problem(chat, "messages", what, Kind.MASK, APART_HINT, Severity.WARNING)
 
     def _fit(
-        self, chat: EncodedChat, layout: list[Piece], pieces: list[list[int]]
+        self, chat: EncodedChat, layout: list[Piece], ids_of_pieces: list[list[int]]
     ) -> EncodedChat | Problem:
         """The chat, cut behind its last answer that fits where the policy says so."""
         limit = self.settings.max_length
         if len(chat.ids) <= limit:
             return chat
         policy = self.settings.overlong
-        answers = _spans([replace(p, trained=p.is_answer) for p in layout], pieces)
+        answers = pieces.spans([replace(p, trained=p.is_answer) for p in layout], ids_of_pieces)
         cut = max((end for _, end in answers if end <= limit), default=0)
         if policy is OverlongPolicy.CUT and cut:
             spans = tuple((start, min(end, cut)) for start, end in chat.spans if start < cut)
@@ -204,12 +272,14 @@ class Encoder:
             chat.split,
         )
 
-    def _count(self, chat: EncodedChat, layout: list[Piece], pieces: list[list[int]]) -> None:
+    def _count(
+        self, chat: EncodedChat, layout: list[Piece], ids_of_pieces: list[list[int]]
+    ) -> None:
         self.tally.num_rows += 1
         self.tally.num_spans += len(chat.spans)
         self.tally.num_agreed_text_ids += 1
         position, in_answer = 0, False
-        for piece, ids in zip(layout, pieces, strict=True):
+        for piece, ids in zip(layout, ids_of_pieces, strict=True):
             begins = piece.is_answer and not in_answer and position < len(chat.ids)
             self.tally.num_kept_apart += begins and piece.text[:1].isspace()
             position, in_answer = position + len(ids), piece.is_answer
@@ -219,59 +289,21 @@ class Encoder:
         return " | ".join(repr(text[:60]) for text in texts) or "nothing"
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A stretch of rendered text that is tokenized by itself.
-
-    `plain`: control tokens in it are text. `trained`: its tokens are. `is_answer`: it is a trained
-    answer, or a part of one.
-    """
-
-    text: str
-    plain: bool
-    trained: bool
-    is_answer: bool
-
-
-def _layout(view: TextView) -> list[Piece]:
-    """The text cut at the view's cuts, and those pieces at forged tokens.
-
-    "…assistant\\n" | "Hello!<|im_end|>" | "\\n<|im_start|>user…"
-     untrained        trained             untrained
-    """
-    edges = [0, *view.cuts, len(view.text)]
-    starts = dict(view.trained)
-    answers = {start for start, _ in view.answers}
-    pieces: list[Piece] = []
-    trained_until = 0
-    for start, end in itertools.pairwise(edges):
-        trained_until = max(trained_until, starts.get(start, 0))
-        pieces += [
-            Piece(text, plain, start < trained_until, is_answer=start in answers)
-            for text, plain in forged.split(view.text[start:end])
-        ]
-    return pieces
-
-
-def _spans(layout: list[Piece], pieces: list[list[int]]) -> list[Span]:
-    """Token ranges of the trained pieces; position 0 has no prompt and is never trained."""
-    spans: list[Span] = []
-    position = 0
-    for piece, ids in zip(layout, pieces, strict=True):
-        end = position + len(ids)
-        if piece.trained and end > max(position, 1):
-            if spans and spans[-1][1] == position:
-                spans[-1] = (spans[-1][0], end)
-            else:
-                spans.append((max(position, 1), end))
-        position = end
-    return spans
-
-
 MASK_HINT = (
     "a row is only trained if its mask is proven; change it, or leave it out with "
     "`data.invalid: drop`"
 )
+SWALLOWED = "is dropped by this model's chat template: it is not in the rendered chat"
+APART = (
+    "an earlier answer begins with what would be one token with the end of its header (the text is "
+    "equal)"
+)
+APART_HINT = (
+    "take white space from the beginning of answers; where the template puts it there, a row of "
+    "each answer with `data.train_on: last_assistant` is exact"
+)
+SPELLED = "spells a control token inside a value that the template escapes"
+SPELLED_HINT = "take the token out of the text"
 IDLE = "is true, which has no effect: only answers are trained"
 IDLE_HINT = "take the flag out, or set `data.train_on: all`"
 TEMPLATE_HINT = "change the row, or leave it out with `data.invalid: drop`"

@@ -18,6 +18,7 @@ from typing import Any
 from lorawright.types import Conversation, Message, ToolCall
 
 START, END = "\U000f0000", "\U000f0001"
+ESCAPED_START = "\\udb80\\udc00"  # as JSON in ASCII spells it: no marker any more
 
 
 def pattern(control_tokens: Sequence[str]) -> re.Pattern[str]:

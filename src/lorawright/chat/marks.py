@@ -3,8 +3,8 @@
     <|im_start|> assistant \\n   The answer .   <|im_end|>   \\n
     └───────── header ───────┘                  └─ end ──┘  └ tail ┘
 
-`header` is what the template writes as generation prompt; `end` is the one control token that it
-puts after every answer, the token that makes the model stop.
+`header` is what the template writes as generation prompt; `end` is what it puts after every answer,
+through the token at which the model stops: one control token, or several in a row (Command R7B).
 """
 
 from __future__ import annotations
@@ -13,12 +13,17 @@ from dataclasses import dataclass
 
 import jinja2
 
+from lorawright.chat.limit import TimeLimit
 from lorawright.chat.tokenizer import ChatTokenizer
 from lorawright.errors import TemplateError
 from lorawright.types import Message, Role, ToolCall
 
 PROBE = "Zebra 7"
-HINT = "lorawright trains only what it can prove; open an issue with the model's name"
+HINT = (
+    "take a model whose template renders answers behind its generation prompt and ends them with a "
+    "stop token (Qwen2.5, Llama 3, Gemma 3, Granite 4), or put such a chat_template.jinja into a "
+    "copy of the model's folder"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +34,8 @@ class TurnMarks:
         header: The generation prompt, such as `<|im_start|>assistant\\n`.
         header_ids: Its ids.
         core_ids: The header's ids without trailing white space, which may merge with an answer.
-        end: The control token after every answer, such as `<|im_end|>`.
-        end_id: Its id.
+        end: The control tokens after every answer, such as `<|im_end|>`, through a stop token.
+        end_id: The stop token's id.
         tail: What the template writes between `end` and the next turn, such as `\\n`.
         num_default_turns: Turns it puts before a chat that has no system message.
         joins_tool_messages: Whether tool messages in a row stand in one turn.
@@ -52,6 +57,11 @@ def learn(tokenizer: ChatTokenizer) -> TurnMarks:
     Raises:
         TemplateError: The template has no generation prompt, or no control token ends its answers.
     """
+    with TimeLimit() as limit:
+        return limit.run(tokenizer.name, lambda: _learn(tokenizer))
+
+
+def _learn(tokenizer: ChatTokenizer) -> TurnMarks:
     question = [Message(Role.USER, "Hi")]
     answer = Message(Role.ASSISTANT, PROBE)
     try:
@@ -61,17 +71,26 @@ def learn(tokenizer: ChatTokenizer) -> TurnMarks:
     except jinja2.TemplateError as error:
         raise _unproven(tokenizer, f"it refuses a question with an answer: {error}") from None
     if not prompt.startswith(asked) or prompt == asked:
-        raise _unproven(tokenizer, "it writes no header that an answer starts after")
+        raise _unproven(
+            tokenizer,
+            "with `add_generation_prompt` it writes no header that an answer starts after",
+        )
     header = prompt[len(asked) :]
     if not full.startswith(prompt) or PROBE not in full[len(prompt) :]:
-        raise _unproven(tokenizer, "an answer does not follow the generation prompt unchanged")
+        raise _unproven(
+            tokenizer,
+            f"an answer does not follow the generation prompt unchanged: the prompt ends with "
+            f"{prompt[-30:]!r}, the chat goes on with {_behind(asked, full)!r}",
+        )
     after = full[len(prompt) :].partition(PROBE)[2]
-    end = _leading_control_token(tokenizer, after)
-    if end is None:
-        raise _unproven(tokenizer, f"no control token ends an answer, got {after[:40]!r}")
+    end, end_id = _end(tokenizer, after)
     header_ids, core_ids = tokenizer.encode([header, header.rstrip()])
     if not core_ids or core_ids[0] not in tokenizer.control_ids.values():
-        raise _unproven(tokenizer, f"its header {header!r} does not start with a control token")
+        raise _unproven(
+            tokenizer,
+            f"its generation prompt {header!r} does not start with a control token, so text could "
+            "pass for one",
+        )
     start_id = core_ids[0]
     return TurnMarks(
         num_default_turns=tokenizer.encode([asked])[0].count(start_id) - 1,
@@ -80,7 +99,7 @@ def learn(tokenizer: ChatTokenizer) -> TurnMarks:
         header_ids=tuple(header_ids),
         core_ids=tuple(core_ids),
         end=end,
-        end_id=tokenizer.control_ids[end],
+        end_id=end_id,
         tail=after[len(end) :],
     )
 
@@ -103,7 +122,40 @@ def _leading_control_token(tokenizer: ChatTokenizer, text: str) -> str | None:
     return max(found, key=len, default=None)
 
 
+def _end(tokenizer: ChatTokenizer, after: str) -> tuple[str, int]:
+    """The control tokens right behind an answer, through the first at which the model stops.
+
+    Raises:
+        TemplateError: There is no control token, or the model stops at none of them.
+    """
+    end, token_id = "", None
+    while (token := _leading_control_token(tokenizer, after[len(end) :])) is not None:
+        end += token
+        token_id = tokenizer.control_ids[token]
+        if not tokenizer.stop_ids or token_id in tokenizer.stop_ids:
+            return end, token_id
+    if token_id is None:
+        raise _unproven(
+            tokenizer,
+            f"no control token ends an answer, the chat goes on with {after[:40]!r}",
+        )
+    stops = ", ".join(f"`{tokenizer.decode([number])}`" for number in sorted(tokenizer.stop_ids))
+    raise TemplateError(
+        f"the chat template ends answers with `{end}`, but the model stops at {stops} only: it "
+        "would never stop",
+        where=tokenizer.name,
+        hint="start from the model's chat version (…-Instruct); or add the id of the template's "
+        f"token ({token_id}) to `eos_token_id` in generation_config.json of a copy of its folder",
+    )
+
+
+def _behind(asked: str, full: str) -> str:
+    return full[len(asked) :][:40] if full.startswith(asked) else full[:40]
+
+
 def _unproven(tokenizer: ChatTokenizer, why: str) -> TemplateError:
     return TemplateError(
-        f"the masks of this chat template cannot be proven: {why}", where=tokenizer.name, hint=HINT
+        f"this chat template cannot be trained on, its masks cannot be proven: {why}",
+        where=tokenizer.name,
+        hint=HINT,
     )

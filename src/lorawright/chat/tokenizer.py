@@ -7,9 +7,9 @@ Transformers' renderer (sandboxed Jinja). There is no second template anywhere.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,14 @@ from transformers.utils.chat_template_utils import (
     render_jinja_template,
 )
 
+from lorawright.chat import files
+from lorawright.chat.limit import TimeLimit
 from lorawright.chat.words import WordEncoder
 from lorawright.errors import TemplateError
 from lorawright.types import Message, Role, Span
 
 Tools = Sequence[Mapping[str, Any]] | None
+DATE_FUNCTION = "strftime_now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,9 @@ class ChatTokenizer:
         variables: Special tokens that templates may name (`bos_token`…).
         control_ids: Text → id of the tokens that text in a chat must not forge.
         tokenizer_sha256: Of all that the Rust tokenizer holds.
+        stop_ids: Tokens at which the model stops, by its own files; empty where they name none.
+        reads_pieces_alone: Whether a piece of text has the ids that it has inside a text; false
+            where something is put before every text (SentencePiece's dummy prefix).
         words: The same ids faster, for tokenizers whose words are independent of each other.
     """
 
@@ -51,6 +57,8 @@ class ChatTokenizer:
     variables: Mapping[str, str]
     control_ids: Mapping[str, int]
     tokenizer_sha256: str
+    stop_ids: frozenset[int] = frozenset()
+    reads_pieces_alone: bool = True
     words: WordEncoder | None = None
 
     def render(
@@ -111,6 +119,12 @@ class ChatTokenizer:
     def template_sha256(self) -> str:
         joined = self.template + "\0" + self.tool_template
         return hashlib.sha256(joined.encode()).hexdigest()
+
+    @property
+    def template_date(self) -> str | None:
+        """Today's date where the template asks for it: it stands in every chat then."""
+        asks = DATE_FUNCTION in self.template + self.tool_template
+        return date.today().isoformat() if asks else None
 
 
 class Rendering:
@@ -203,63 +217,45 @@ def load(folder: Path, name: str) -> ChatTokenizer:
     backend = tokenizers.Tokenizer.from_file(str(path))
     backend.no_truncation()
     backend.no_padding()
-    config = _read_config(folder, name)
-    template, tool_template = _templates(folder, config, name)
+    config = files.read_json(folder / "tokenizer_config.json", name)
+    template, tool_template = files.templates(folder, config, name)
+    for source in {template, tool_template}:
+        _parse(source, name)
+    variables = files.variables(config)
     return ChatTokenizer(
         name=name,
         backend=backend,
         template=template,
         tool_template=tool_template,
-        variables=_variables(config),
+        variables=variables,
         control_ids={
             token.content: token_id
             for token_id, token in backend.get_added_tokens_decoder().items()
             if token.special
         },
         tokenizer_sha256=hashlib.sha256(backend.to_str().encode()).hexdigest(),
+        stop_ids=files.stop_ids(folder, name, backend.token_to_id(variables.get("eos_token", ""))),
+        reads_pieces_alone=_reads_pieces_alone(backend),
         words=WordEncoder.of(backend),
     )
 
 
-def _read_config(folder: Path, name: str) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TemplateError(
-            f"tokenizer_config.json is not valid JSON: {error}",
-            where=name,
-            hint="download the model again",
-        ) from None
-    return dict(config)
-
-
-def _templates(folder: Path, config: Mapping[str, Any], name: str) -> tuple[str, str]:
-    """The template for chats without and with tools; a `chat_template.jinja` file wins."""
-    path = folder / "chat_template.jinja"
-    found: Any = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
-    if isinstance(found, list):
-        found = {entry["name"]: entry["template"] for entry in found}
-    if isinstance(found, str):
-        found = {"default": found}
-    if not found or "default" not in found:
-        raise TemplateError(
-            "has no chat template",
-            where=name,
-            hint="base models often have none: start from the model's chat version "
-            "(…-Instruct), or put its chat_template.jinja into the model's folder",
+def _reads_pieces_alone(backend: tokenizers.Tokenizer) -> bool:
+    """Whether texts behind a newline have the ids that they have alone."""
+    for text in ("Zebra", "7", "每", "."):
+        alone, behind = (
+            encoding.ids
+            for encoding in backend.encode_batch([text, "\n" + text], add_special_tokens=False)
         )
-    pair = (str(found["default"]), str(found.get("tool_use", found["default"])))
-    for template in pair:
-        _parse(template, name)
-    return pair
+        if behind[-len(alone) :] != alone:
+            return False
+    return True
 
 
 def _parse(template: str, name: str) -> None:
     try:
-        render(template, [Message(Role.USER, "x")], None, {})
+        with TimeLimit() as limit:
+            limit.run(name, lambda: render(template, [Message(Role.USER, "x")], None, {}))
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(
             f"the chat template is not valid Jinja, line {error.lineno}: {error.message}",
@@ -268,12 +264,3 @@ def _parse(template: str, name: str) -> None:
         ) from None
     except jinja2.TemplateError:
         return  # it may refuse this chat; whether it renders real chats is seen row by row
-
-
-def _variables(config: Mapping[str, Any]) -> dict[str, str]:
-    """`bos_token` and the like, as Transformers hands them to templates."""
-    variables: dict[str, str] = {}
-    for key, value in config.items():
-        if key.endswith("_token") and value is not None and not isinstance(value, bool):
-            variables[key] = value["content"] if isinstance(value, dict) else str(value)
-    return variables

@@ -87,10 +87,7 @@ def _taken(encoder: Encoder, future: Future[_Answer]) -> Iterator[Result]:
     if answer.error is not None:
         what, where, hint = answer.error
         raise TemplateError(what, where=where, hint=hint)
-    for counted in fields(Tally):
-        if counted.type == "int":
-            sum_ = getattr(encoder.tally, counted.name) + getattr(answer.tally, counted.name)
-            setattr(encoder.tally, counted.name, sum_)
+    encoder.tally.add(answer.tally)
     for item in answer.results:
         yield item if isinstance(item, Problem) else EncodedChat(*item)
 

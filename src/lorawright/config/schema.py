@@ -82,6 +82,13 @@ class ForgedPolicy(StrEnum):
     ESCAPE = "escape"
 
 
+class SwallowedPolicy(StrEnum):
+    """What happens to a row of which the chat template drops something."""
+
+    ERROR = "error"
+    WARN = "warn"
+
+
 class Strategy(StrEnum):
     """How processes divide the work."""
 
@@ -164,6 +171,13 @@ class DataSettings(Section):
     )
     empty_answers: RowPolicy = Field(RowPolicy.ERROR, description="Trained turns without content")
     untrained: StrictPolicy = Field(StrictPolicy.ERROR, description="Rows without a trained token")
+    swallowed: SwallowedPolicy = Field(
+        SwallowedPolicy.ERROR,
+        description=(
+            "Rows of which the model's chat template drops something: a tool call, reasoning, "
+            "tools; `warn` trains what is left"
+        ),
+    )
     duplicates: RowPolicy = Field(RowPolicy.KEEP, description="Rows that stand twice in a set")
     leaked: RowPolicy = Field(
         RowPolicy.ERROR,

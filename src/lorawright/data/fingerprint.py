@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 from lorawright.config.schema import DataSettings
 from lorawright.data.files import open_file
@@ -10,21 +11,37 @@ from lorawright.data.sources import HubSet, find_sources
 from lorawright.errors import DataError
 from lorawright.types import Split
 
+Contents = dict[tuple[str, str], str]
 
-def fingerprint(settings: DataSettings) -> str | None:
-    """Names and contents of all files; None where they are on the hub or cannot be opened."""
-    digest = hashlib.sha256()
+
+def contents(settings: DataSettings) -> Contents | None:
+    """Digests of all files by set and name; None where they are on the hub or cannot be opened."""
+    found: Contents = {}
     for source, split in ((settings.train, Split.TRAIN), (settings.eval, Split.EVAL)):
-        digest.update(str(split).encode())
         if not isinstance(source, str):
             continue
         try:
-            for found in find_sources(source, split):
-                if isinstance(found, HubSet):
+            for file in find_sources(source, split):
+                if isinstance(file, HubSet):
                     return None
-                digest.update(found.name.encode())
-                with open_file(found.path) as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
+                with open_file(file.path) as opened:
+                    digest = hashlib.file_digest(opened, "sha256").hexdigest()
+                found[str(split), file.name] = digest
         except (DataError, OSError):
             return None  # the reader reports it, with its address
+    return found
+
+
+def fingerprint(found: Contents) -> str:
+    """One hash of all files."""
+    digest = hashlib.sha256()
+    for (split, name), content in found.items():
+        digest.update(os.fsencode(f"{split}\0{name}\0{content}\n"))
     return digest.hexdigest()
+
+
+def changed(before: Contents, after: Contents | None) -> list[str]:
+    """Names of files that came, went, or hold something else now."""
+    now = after or {}
+    keys = dict.fromkeys([*before, *now])
+    return [name for split, name in keys if before.get((split, name)) != now.get((split, name))]

@@ -1,0 +1,318 @@
+"""Templates and vocabularies of other kinds than tiny's: trained rightly, or refused in words."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
+
+from lorawright import chat, hub
+from lorawright.config.schema import DataSettings
+from lorawright.errors import TemplateError
+from lorawright.types import (
+    Conversation,
+    EncodedChat,
+    Kind,
+    Message,
+    Problem,
+    Role,
+    Severity,
+    ToolCall,
+)
+
+TINY = hub.tokenizer_folder("tiny")
+CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+ADD_PROMPT = "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+PLAIN = (
+    "{%- for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + (m.content or '') + '<|im_end|>"
+    "\\n' }}{% endfor %}" + ADD_PROMPT
+)
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "find_book",
+        "description": 'Finds a "book" & its <price>.\nÜber alles.',
+        "parameters": {"type": "object", "properties": {"title": {"type": "string"}}},
+    },
+}
+ODD = {"title": "A <b> & 'c' \"d\"\n\té \\ 每", "n": 3.5, "all": True, "deep": {"x": [1, None]}}
+
+Load = Callable[..., chat.ChatTokenizer]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Tiny's folder with another template, vocabulary, or stop tokens."""
+
+    def make(
+        template: str | None = None,
+        backend: Tokenizer | None = None,
+        stops: list[str] | None = None,
+    ) -> chat.ChatTokenizer:
+        folder = tmp_path / "model"
+        shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+        if template is not None:
+            (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+        if backend is not None:
+            backend.save(str(folder / "tokenizer.json"))
+        found = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        config = orjson.loads((folder / "config.json").read_bytes())
+        ids = [found.token_to_id(token) for token in stops or ["<|im_end|>"]]
+        (folder / "config.json").write_bytes(orjson.dumps({**config, "eos_token_id": ids}))
+        (folder / "generation_config.json").unlink()
+        named = orjson.loads((folder / "tokenizer_config.json").read_bytes())
+        named["eos_token"] = (stops or ["<|im_end|>"])[0]
+        (folder / "tokenizer_config.json").write_bytes(orjson.dumps(named))
+        return chat.load(folder, "odd")
+
+    return make
+
+
+def row(*messages: Message, tools: list[Any] | None = None) -> Conversation:
+    return Conversation(messages, None if tools is None else tuple(tools), "rows.jsonl", 3)
+
+
+def user(content: str) -> Message:
+    return Message(Role.USER, content)
+
+
+def answer(content: str | None, *calls: ToolCall, **extra: Any) -> Message:
+    return Message(Role.ASSISTANT, content, calls, extra=extra)
+
+
+def encode(tokenizer: chat.ChatTokenizer, chat_: Conversation, **settings: Any) -> list[Any]:
+    return list(chat.Encoder(tokenizer, DataSettings(**settings)).run([chat_]))
+
+
+def trained(tokenizer: chat.ChatTokenizer, found: list[Any]) -> list[str]:
+    encoded = next(item for item in found if isinstance(item, EncodedChat))
+    return [tokenizer.decode(encoded.ids[start:end]) for start, end in encoded.spans]
+
+
+def sentencepiece(kind: str) -> Tokenizer:
+    """A small vocabulary of Llama 2's kind: a space is `▁`, and one is put before texts."""
+    backend = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=False))
+    texts = [
+        "▁Every▁day▁is▁good.▁Hello!▁Two?",
+        "▁user▁assistant▁system",
+        "每天都好。你好",
+        "abcxyzH",
+    ]
+    special = [AddedToken(token, special=True, normalized=False) for token in CONTROL]
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<unk>", *special, "<0x0A>"])
+    backend.train_from_iterator(texts * 20, trainer)
+    written = orjson.loads(backend.to_str())
+    written["model"]["byte_fallback"] = True
+    written["added_tokens"].pop()
+    backend = Tokenizer.from_str(orjson.dumps(written).decode())
+    if kind == "prepend":
+        steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        backend.normalizer = normalizers.Sequence(steps)
+    else:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=kind, split=False)
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback()])
+    return backend
+
+
+THREE = row(
+    user("Hi"),
+    answer("Every day is good."),
+    user("Two?"),
+    answer("Hello! Every"),
+    user("每天?"),
+    answer("每天都好。"),
+)
+
+
+@pytest.mark.parametrize("kind", ["prepend", "first", "always"])
+def test_dummy_prefix_is_not_trained(load: Load, kind: str) -> None:
+    """Prompts are what inference reads, answers what follows in the whole text, through the end."""
+    tokenizer = load(PLAIN, sentencepiece(kind))
+    assert not tokenizer.reads_pieces_alone
+    (encoded,) = encode(tokenizer, THREE)
+    assert isinstance(encoded, EncodedChat), encoded
+
+    def ids(num_messages: int, *, asks: bool) -> list[int]:
+        text = tokenizer.render(THREE.messages[:num_messages], None, generation_prompt=asks)
+        return tokenizer.backend.encode(text, add_special_tokens=False).ids
+
+    assert list(encoded.ids) == ids(6, asks=False)
+    for number, (start, end) in zip((1, 3, 5), encoded.spans, strict=True):
+        assert list(encoded.ids[:start]) == ids(number, asks=True)
+        assert list(encoded.ids[:end]) == ids(number + 1, asks=False)[:end]
+        first = tokenizer.backend.id_to_token(encoded.ids[start])
+        assert not first.startswith("▁")
+        assert encoded.ids[end - 1] == tokenizer.control_ids["<|im_end|>"]
+
+
+def test_dummy_prefix_and_text_that_spells_a_control_token(load: Load) -> None:
+    tokenizer = load(PLAIN, sentencepiece("prepend"))
+    chat_ = row(user("say <|im_end|>"), answer("Hello!"))
+    (problem,) = encode(tokenizer, chat_, special_tokens_in_text="escape")
+    assert isinstance(problem, Problem) and problem.kind is Kind.MASK
+    assert "cannot read as plain text" in problem.message and problem.hint
+
+
+def test_answer_whose_ids_are_not_its_own_is_refused(load: Load) -> None:
+    """The end of the prompt is one token with the beginning of the answer."""
+    template = PLAIN.replace("(m.content", "('He' if m.role == 'assistant' else '') + (m.content")
+    tokenizer = load(template.replace("assistant\\n'", "assistant\\nHe'"), sentencepiece("prepend"))
+    (problem,) = encode(tokenizer, row(user("Hi"), answer("llo!")))
+    assert isinstance(problem, Problem)
+    assert "no ids are the answer's alone" in problem.message and problem.hint
+
+
+def test_byte_level_vocabularies_are_cut_as_before(load: Load) -> None:
+    assert load().reads_pieces_alone
+
+
+def test_history_that_a_server_reads_otherwise_is_said(load: Load) -> None:
+    tokenizer = load()
+    chat_ = row(user("Hi"), answer("\nOne."), user("More"), answer("Two."))
+    encoder = chat.Encoder(tokenizer, DataSettings())
+    warning, encoded = encoder.run([chat_])
+    assert isinstance(warning, Problem) and isinstance(encoded, EncodedChat)
+    assert warning.severity is Severity.WARNING and warning.hint
+    assert "1 answers stand behind ids that a server reads otherwise" in warning.message
+    assert encoder.tally.num_read_otherwise == 1
+    prompt = tokenizer.render(chat_.messages[:3], None, generation_prompt=True)
+    assert tokenizer.encode([prompt])[0] != list(encoded.ids[: encoded.spans[1][0]])
+    (exact,) = encode(tokenizer, chat_, train_on="last_assistant")
+    assert list(exact.ids[: exact.spans[0][0]]) == tokenizer.encode([prompt])[0]
+
+
+STOPS_LATER = PLAIN.replace(
+    "(m.content or '') + '<|im_end|>", "(m.content or '') + '<|im_end|><|endoftext|>"
+)
+
+
+def test_span_goes_through_the_token_at_which_the_model_stops(load: Load) -> None:
+    tokenizer = load(STOPS_LATER, stops=["<|endoftext|>"])
+    found = encode(tokenizer, row(user("Hi"), answer("Hello!"), user("?"), answer("Yes.")))
+    assert trained(tokenizer, found) == [
+        "Hello!<|im_end|><|endoftext|>",
+        "Yes.<|im_end|><|endoftext|>",
+    ]
+    assert chat.learn(tokenizer).end_id == tokenizer.control_ids["<|endoftext|>"]
+
+
+def test_template_whose_end_the_model_does_not_stop_at_is_refused(load: Load) -> None:
+    tokenizer = load(PLAIN, stops=["<|endoftext|>"])
+    with pytest.raises(
+        TemplateError, match=r"ends answers with `<\|im_end\|>`, but the model"
+    ) as e:
+        chat.learn(tokenizer)
+    assert "`<|endoftext|>`" in e.value.what and "eos_token_id" in str(e.value.hint)
+
+
+CALLS = (
+    "{%- if tools %}{{ '<|im_start|>tools\\n' + (tools | tojson) + '<|im_end|>\\n' }}{% endif %}"
+    "{%- for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}"
+    "{%- if m.reasoning_content %}{{ THINKING }}{% endif %}"
+    "{{- m.content | default('', true) | trim }}"
+    "{%- for c in m.tool_calls or [] %}{{ CALL }}{% endfor %}"
+    "{{- '<|im_end|>\\n' }}{% endfor %}" + ADD_PROMPT
+)
+CALLS = CALLS.replace("THINKING", "'<think>' + m.reasoning_content | trim + '</think>'")
+WRITTEN = {
+    "json": "c.function.name + (c.function.arguments | tojson)",
+    "ascii": "c.function.name + (c.function.arguments | tojson(ensure_ascii=true, indent=2))",
+    "escaped": "c.function.name + (c.function.arguments | tojson | e)",
+    "python": "c.function.name + (c.function.arguments | string)",
+    "twice": "c.function.name + (c.function.arguments | tojson | tojson)",
+}
+CALLING = row(
+    user("Find it"),
+    answer("  Let me look.\n", ToolCall("find_book", ODD), reasoning_content=" I must look. "),
+    Message(Role.TOOL, '{"price": "3 €",\n "left": true}'),
+    answer("It costs 3 €."),
+    tools=[TOOL],
+)
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+def test_what_a_template_writes_in_its_own_way_is_not_missing(load: Load, written: str) -> None:
+    tokenizer = load(CALLS.replace("CALL }}", WRITTEN[written] + " }}"))
+    (encoded,) = encode(tokenizer, CALLING)
+    assert isinstance(encoded, EncodedChat), encoded
+
+
+SWALLOWS = {
+    "tool_calls[0].function.name": ("{{ CALL }}", ""),
+    "tool_calls[0].function.arguments.title": ("{{ CALL }}", "{{ c.function.name }}"),
+    "reasoning_content": ("'<think>' + m.reasoning_content | trim + '</think>'", "''"),
+    "content": ("m.content | default('', true) | trim", "'' if m.tool_calls else m.content"),
+}
+
+
+@pytest.mark.parametrize("path", SWALLOWS)
+def test_what_a_template_drops_of_an_answer_is_an_error(load: Load, path: str) -> None:
+    old, new = SWALLOWS[path]
+    assert old in CALLS
+    template = CALLS.replace(old, new).replace("CALL }}", WRITTEN["json"] + " }}")
+    tokenizer = load(template)
+    (problem,) = encode(tokenizer, CALLING)
+    assert isinstance(problem, Problem)
+    assert (problem.kind, problem.severity) == (Kind.SWALLOWED, Severity.ERROR)
+    assert problem.path == f"messages[1].{path}" and problem.where == "rows.jsonl:3"
+    assert "dropped by this model's chat template" in problem.message and problem.hint
+    warning, encoded = encode(tokenizer, CALLING, swallowed="warn")
+    assert warning.severity is Severity.WARNING and isinstance(encoded, EncodedChat)
+
+
+def test_tools_and_untrained_messages_that_are_dropped(load: Load) -> None:
+    no_tools = CALLS[CALLS.index("{%- for m") :].replace("CALL }}", WRITTEN["json"] + " }}")
+    no_system = no_tools.replace(
+        "{%- for m in messages %}", "{%- for m in messages if m.role != 'system' %}"
+    )
+    tokenizer = load(no_system)
+    (problem,) = encode(tokenizer, CALLING)
+    assert (
+        problem.path == "tools[0].function.description" or problem.path == "tools[0].function.name"
+    )
+    (problem,) = encode(
+        tokenizer, row(Message(Role.SYSTEM, "Be brief."), user("Hi"), answer("Hello!"))
+    )
+    assert (problem.kind, problem.path) == (Kind.SWALLOWED, "messages[0].content")
+
+
+def test_reasoning_of_an_untrained_answer_may_be_dropped_as_inference_drops_it(load: Load) -> None:
+    template = PLAIN.replace("(m.content or '')", "(m.content or '').split('</think>')[-1]")
+    chat_ = row(
+        user("Hi"), answer("<think>Hm.</think>One."), user("More"), answer("Two.", name="Bob")
+    )
+    encoder = chat.Encoder(load(template), DataSettings(train_on="last_assistant"))
+    (encoded,) = encoder.run([chat_])
+    assert isinstance(encoded, EncodedChat), encoded
+    assert dict(encoder.tally.idle_keys) == {"name": 1}
+
+
+def test_call_without_text_for_a_template_that_wants_text(load: Load) -> None:
+    template = CALLS.replace("m.content | default('', true) | trim", "m.content.strip()")
+    tokenizer = load(template.replace("CALL }}", WRITTEN["json"] + " }}"))
+    chat_ = row(user("Find"), answer(None, ToolCall("find_book", {"title": "X"})), tools=[TOOL])
+    found = encode(tokenizer, chat_)
+    assert trained(tokenizer, found) == ['find_book{"title": "X"}<|im_end|>']
+
+
+REWRITTEN = "(m.content | upper if m.role == 'assistant' and not loop.last else m.content)"
+
+
+def test_answer_that_is_rendered_otherwise_later_says_what_to_do(load: Load) -> None:
+    template = PLAIN.replace("(m.content or '')", REWRITTEN)
+    (problem,) = encode(load(template), row(user("hi"), answer("One."), user("b"), answer("Two.")))
+    assert "otherwise once turns follow" in problem.message
+    assert "`data.train_on: last_assistant`" in problem.hint
