@@ -73,11 +73,8 @@ class Architecture:
             return f"{self.model_type} carries state from token to token ({self.state})"
         if not self.exchangeable:
             return f"{self.model_type} has attention of its own"
-        if self.rope is not None and longest_tokens > self.rope_tokens:
-            return (
-                f"{self.model_type} turns positions by the longest chat ({self.rope}, "
-                f"over {self.rope_tokens} tokens)"
-            )
+        if self.rope == "longrope" and longest_tokens > self.rope_tokens:
+            return f"{self.model_type} turns positions by the longest chat, over {self.rope_tokens}"
         return None
 
 
@@ -93,7 +90,7 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
         OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, StrictDataclassError,
     ) as error:  # fmt: skip
         raise ModelError(
-            f"its config cannot be read: {str(error).strip().splitlines()[0][:300]}",
+            f"its config cannot be read: {' '.join(str(error).split())[:300]}",
             where=str(folder),
             hint="`lorawright doctor` shows versions; a newer model needs a newer Transformers, "
             "one with code of its own `model.trust_remote_code: true`",
@@ -194,7 +191,7 @@ def _rope(facts: dict[str, Any]) -> tuple[str | None, int]:
                 or facts.get("original_max_position_embeddings")
                 or facts.get("max_position_embeddings")
             )
-            return str(kind), 0 if kind == "dynamic" else int(known or 0)
+            return str(kind), int(known or 0)
     return None, 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from lorawright import architecture, attention, estimate, strategy
 from lorawright.architecture import Architecture
 from lorawright.config.schema import Config, Dtype, Quantization, Strategy
-from lorawright.errors import ConfigError
+from lorawright.errors import ConfigError, ModelError
 from lorawright.estimate import Memory, ModelShape
 from lorawright.hardware import Device, Hardware
 
@@ -203,6 +203,14 @@ def _laid_out(
     config: Config, known: Architecture, longest_tokens: int, reasons: dict[str, str]
 ) -> Config:
     """Chats side by side and prefixes once only where the model computes them so."""
+    if known.rope == "dynamic" and longest_tokens > known.rope_tokens:
+        raise ModelError(
+            f"{known.model_type} with rope `dynamic` computes a chat by the longest one before it, "
+            f"and the longest has {longest_tokens} tokens, over {known.rope_tokens}",
+            where="model.name",
+            hint=f"write `data.max_length: {known.rope_tokens}`, or `yarn` or `linear` in its "
+            "config",
+        )
     training = config.training
     shares, tokens = training.share_prefixes, training.tokens_per_pass
     alone = known.one_chat_a_pass(longest_tokens)

@@ -286,6 +286,8 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
             if self.num_skipped:
                 logs["skipped_steps"] = self.num_skipped
                 self.num_skipped = 0
+                if not math.isfinite(logs.get("grad_norm", 0.0)):
+                    del logs["grad_norm"]  # of a step that was left out
         super().log(logs, start_time)
         self.watcher.on_log({"step": self.state.global_step, **logs})
 
