@@ -110,8 +110,8 @@ TABLE = [
     ("MPS", "auto", "plain", "bfloat16", SEGMENTS, ADAM, True, False),
     ("MPS", "float16", "plain", "float16", SEGMENTS, ADAM, True, False),
     ("CPU", "auto", "plain", "bfloat16", SEGMENTS, ADAM, True, False),
-    ("CPU", "auto", "capped", "bfloat16", OWN, ADAM, False, False),
-    ("CPU", "auto", "sinks", "bfloat16", OWN, ADAM, False, False),
+    ("CPU", "auto", "capped", "bfloat16", OWN, ADAM, False, True),
+    ("CPU", "auto", "sinks", "bfloat16", OWN, ADAM, False, True),
     ("old CPU", "auto", "plain", "float32", SEGMENTS, ADAM, True, False),
     ("old CPU", "auto", "state", "float32", OWN, ADAM, False, True),
 ]

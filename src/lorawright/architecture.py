@@ -42,6 +42,7 @@ class Architecture:
     Attributes:
         model_type: Transformers' name of the family.
         exchangeable: Its attention goes through Transformers' `AttentionInterface`.
+        eager_only: It has no attention but the one that keeps a score for each pair of tokens.
         more_than_causal: Windows, chunks, capped scores or sinks.
         fits_kernels: Its heads are as varlen kernels take them.
         state: What it carries from token to token besides attention, or None.
@@ -54,6 +55,7 @@ class Architecture:
 
     model_type: str
     exchangeable: bool
+    eager_only: bool
     more_than_causal: bool
     fits_kernels: bool
     state: str | None
@@ -73,6 +75,8 @@ class Architecture:
             return f"{self.model_type} carries state from token to token ({self.state})"
         if not self.exchangeable:
             return f"{self.model_type} has attention of its own"
+        if self.eager_only and self.more_than_causal:
+            return f"{self.model_type} keeps a score for each pair of a pass's tokens (eager)"
         if self.rope == "longrope" and longest_tokens > self.rope_tokens:
             return f"{self.model_type} turns positions by the longest chat, over {self.rope_tokens}"
         return None
@@ -112,6 +116,7 @@ def read(folder: Path, *, trust_remote_code: bool = False) -> Architecture:
     return Architecture(
         model_type=str(text.model_type or config.model_type),
         exchangeable=bool(getattr(found, "_supports_attention_backend", False)),
+        eager_only=not getattr(found, "_supports_sdpa", False),
         more_than_causal=_is_more_than_causal(facts),
         fits_kernels=not facts.get("v_head_dim")
         and (facts.get("head_dim") or 0) <= MOST_KERNEL_HEAD,

@@ -164,14 +164,16 @@ def add_adapter(
     torch.manual_seed(seed)
     targets.refuse_unknown(base, settings.target_modules)
     made = lora_config(settings)
+    listed = targets.listed(base)  # PEFT may leave a base half wrapped
     made.exclude_modules = targets.routers(base) or None
+    made.fan_in_fan_out = targets.are_transposed(base)
     try:
         model = get_peft_model(base, made)
     except (ValueError, TypeError) as error:
         raise ModelError(
             f"LoRA does not fit this model: {_short(error)}",
             where="lora.target_modules",
-            hint=f"name layers in `lora.target_modules`; it has {targets.listed(base)}",
+            hint=f"name layers in `lora.target_modules`; it has {listed}",
         ) from None
     if any(p.requires_grad for p in model.get_output_embeddings().parameters()):
         raise ModelError(

@@ -54,6 +54,11 @@ def routers(base: nn.Module) -> list[str]:
     ]
 
 
+def are_transposed(base: nn.Module) -> bool:
+    """Whether weights lie as (inputs, outputs), as in GPT-2; PEFT wants to be told."""
+    return any(isinstance(module, Conv1D) for module in base.modules())
+
+
 def listed(base: nn.Module) -> str:
     """Names of the base's linear layers, for people."""
     names = _last_parts(base)
