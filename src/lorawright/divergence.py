@@ -60,7 +60,7 @@ def observe(model: Any, rows: Sequence[Sequence[int]]) -> Outlook:
     Raises:
         ModelError: Its logits are scaled or capped behind its head.
     """
-    if not head.fits(model):
+    if head.measure(model) is not head.Loss.CHUNKED:
         raise ModelError(
             "scales or caps its logits, which this comparison does not",
             where=str(model.config.name_or_path),

@@ -207,6 +207,39 @@ def fits(model: Any) -> bool:
     return architecture.scaled_logits(model.config) is None
 
 
+EXACT_LOGITS, ROUGH_LOGITS = 1e-5, 0.02
+"""Most that a product's logits and the model's differ by, as a share of a row's size: in float32,
+and in 16 bits or quantized."""
+
+
+@torch.no_grad()
+def measure(model: Any) -> Loss:
+    """Whether a model's logits are its head's plain product, by computing both.
+
+    Args:
+        model: Base or PEFT model, in evaluation mode, with attention that asks for no pass.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    output = base.get_output_embeddings()
+    size = int(base.get_input_embeddings().weight.shape[0])
+    generator = torch.Generator().manual_seed(0)
+    ids_T = torch.randint(size // 10, size * 9 // 10, (16,), generator=generator)
+    ids_BT = ids_T[None].to(base.device)
+    own_TV = base(ids_BT, use_cache=False).logits[0]
+    hidden_TH = backbone(base)(ids_BT, use_cache=False).last_hidden_state[0]
+    exact = base.dtype is torch.float32 and not getattr(base, "is_quantized", False)
+    most = EXACT_LOGITS if exact else ROUGH_LOGITS
+    plain = fits(base) and apart(output(hidden_TH.to(output.weight.dtype)), own_TV) <= most
+    return Loss.CHUNKED if plain else Loss.OWN
+
+
+def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Median over rows of a difference's size as a share of the row's."""
+    found, expected = found.float(), expected.float()
+    shares = (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-12)
+    return float(shares.median())
+
+
 def sum_dtype(device: torch.device) -> torch.dtype:
     """float64 for long sums, where there is one: Apple's GPUs have none (pytorch #122602)."""
     return torch.float32 if device.type == "mps" else torch.float64
@@ -271,6 +304,26 @@ def _chunked_sums(
     return sums
 
 
+def _own_logits(base: Any, call: Any, positions_P: torch.Tensor) -> torch.Tensor:
+    if "logits_to_keep" in inspect.signature(type(base).forward).parameters:
+        kept_PV: torch.Tensor = call(logits_to_keep=positions_P).logits[0]
+        return kept_PV
+    logits_TV: torch.Tensor = call().logits[0]
+    return logits_TV[positions_P]
+
+
+@torch.no_grad()
+def own_token_losses(
+    model: Any, ids_T: torch.Tensor, positions_P: torch.Tensor, targets_P: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `token_losses`, of one chat, from the model's own logits."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    call = functools.partial(base, ids_T[None], use_cache=False)
+    logits_PV = _own_logits(base, call, positions_P).float()
+    losses_P = nn.functional.cross_entropy(logits_PV, targets_P, reduction="none")
+    return losses_P, logits_PV.argmax(-1) == targets_P
+
+
 def _own_sums(
     base: Any,
     call: Any,
@@ -280,11 +333,7 @@ def _own_sums(
     with_entropy: bool,
 ) -> tuple[torch.Tensor, ...]:
     """The same from the model's own logits, all of a pass at once."""
-    if "logits_to_keep" in inspect.signature(type(base).forward).parameters:
-        logits_PV = call(logits_to_keep=positions_P).logits[0]
-    else:
-        logits_PV = call().logits[0][positions_P]
-    log_PV = logits_PV.float().log_softmax(-1)
+    log_PV = _own_logits(base, call, positions_P).float().log_softmax(-1)
     numbers = sum_dtype(log_PV.device)
     losses_P = -log_PV.gather(-1, targets_P[:, None])[:, 0]
     hits_P = (log_PV.detach().argmax(-1) == targets_P).to(numbers)

@@ -38,11 +38,10 @@ class Limits:
 
     leak: float
     apart: float
-    logits: float
 
 
-EXACT = Limits(leak=1e-3, apart=1e-3, logits=1e-5)
-ROUGH = Limits(leak=0.1, apart=0.2, logits=0.02)  # in 16 bits, and quantized
+EXACT = Limits(leak=1e-3, apart=1e-3)
+ROUGH = Limits(leak=0.1, apart=0.2)  # in 16 bits, and quantized
 
 
 @torch.no_grad()
@@ -62,7 +61,8 @@ def settle(base: Any, *, together: bool) -> Loss:
     evaluation_mode(base)
     first, other, second = _chats(base)
     try:
-        loss = _loss(base, second)
+        with _own_attention(base):
+            loss = head.measure(base)
         if together:
             _compare(base, first, other, second)
     except torch.OutOfMemoryError:
@@ -91,20 +91,9 @@ def _chats(base: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return first, other, second
 
 
-def _loss(base: Any, chat: torch.Tensor) -> Loss:
-    """Whether the model's logits are its head's plain product."""
-    ids_BT, output = chat[None].to(base.device), base.get_output_embeddings()
-    with _own_attention(base):
-        own_TV = base(ids_BT, use_cache=False).logits[0]
-        hidden_TH = head.backbone(base)(ids_BT, use_cache=False).last_hidden_state[0]
-    ours_TV = output(hidden_TH.to(output.weight.dtype))
-    plain = head.fits(base) and _apart(ours_TV, own_TV) <= _limits(base).logits
-    return Loss.CHUNKED if plain else Loss.OWN
-
-
 def _compare(base: Any, first: torch.Tensor, other: torch.Tensor, second: torch.Tensor) -> None:
     found_TH = _states(base, first, second)
-    leak = _apart(_states(base, other, second)[:FIRST], found_TH[:FIRST])
+    leak = head.apart(_states(base, other, second)[:FIRST], found_TH[:FIRST])
     if not leak <= _limits(base).leak:  # also where it is not a number
         raise ModelError(
             f"a chat of {type(base).__name__} sees the chat before it in a pass: its states move "
@@ -114,7 +103,7 @@ def _compare(base: Any, first: torch.Tensor, other: torch.Tensor, second: torch.
         )
     with _own_attention(base):
         alone_TH = head.backbone(base)(second[None].to(base.device), use_cache=False)[0][0]
-    apart = _apart(found_TH, alone_TH[-len(found_TH) :])
+    apart = head.apart(found_TH, alone_TH[-len(found_TH) :])
     if not apart <= _limits(base).apart:
         raise ModelError(
             f"a chat of {type(base).__name__} is not in a pass what it is alone: its states "
@@ -153,13 +142,6 @@ def _own_attention(base: Any) -> Iterator[None]:
         yield
     finally:
         base.set_attn_implementation(implementation)
-
-
-def _apart(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Median over rows of a difference's size as a share of the row's."""
-    found, expected = found.float(), expected.float()
-    shares = (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-12)
-    return float(shares.median())
 
 
 def _limits(base: Any) -> Limits:
