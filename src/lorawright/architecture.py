@@ -51,6 +51,7 @@ class Architecture:
         noise: The base's own dropouts and jitters, by key of its config.
         scaled_logits: Key of its config that scales or caps logits behind the head, or None.
         has_experts: Mixture of experts.
+        checkpoints: Its class can compute activations again.
     """
 
     model_type: str
@@ -64,6 +65,7 @@ class Architecture:
     noise: dict[str, float]
     scaled_logits: str | None
     has_experts: bool
+    checkpoints: bool
 
     def one_chat_a_pass(self, longest_tokens: int) -> str | None:
         """Why chats of this model cannot lie side by side in a pass; None where they can.
@@ -129,6 +131,7 @@ def read(folder: Path, *, trust_remote_code: bool = False) -> Architecture:
             EXPERTS.match(key) and isinstance(value, int) and value > 1
             for key, value in facts.items()
         ),
+        checkpoints=bool(getattr(found, "supports_gradient_checkpointing", True)),
     )
 
 

@@ -90,7 +90,7 @@ def read_shape(folder: Path) -> ModelShape | None:
             vocabulary=int(config["vocab_size"]),
             tied=bool(config.get("tie_word_embeddings", False)),
         )
-    except KeyError:
+    except (KeyError, TypeError):  # one number a layer, or other names
         return None
 
 

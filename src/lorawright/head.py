@@ -225,6 +225,8 @@ def measure(model: Any) -> Loss:
     generator = torch.Generator().manual_seed(0)
     ids_T = torch.randint(size // 10, size * 9 // 10, (16,), generator=generator)
     ids_BT = ids_T[None].to(base.device)
+    if backbone(base) is None:
+        return Loss.OWN
     own_TV = base(ids_BT, use_cache=False).logits[0]
     hidden_TH = backbone(base)(ids_BT, use_cache=False).last_hidden_state[0]
     exact = base.dtype is torch.float32 and not getattr(base, "is_quantized", False)
@@ -246,8 +248,8 @@ def sum_dtype(device: torch.device) -> torch.dtype:
 
 
 def backbone(base: Any) -> Any:
-    """The part before the head; some classes name it otherwise than their `base_model_prefix`."""
-    return base.get_decoder() if base.base_model is base else base.base_model
+    """The part before the head, or None; Llama 4 names it otherwise than its `base_model_prefix`."""
+    return getattr(base, "model", None) if base.base_model is base else base.base_model
 
 
 def install(base: Any, loss: Loss) -> None:

@@ -221,7 +221,10 @@ def _laid_out(
         shares = False
     if training.share_prefixes and not shares:
         reasons["training.share_prefixes"] = alone or "this model's attention is more than causal"
-    update = {"share_prefixes": shares, "tokens_per_pass": tokens}
+    update: dict[str, object] = {"share_prefixes": shares, "tokens_per_pass": tokens}
+    if not known.checkpoints and training.gradient_checkpointing is not False:
+        reasons["training.gradient_checkpointing"] = f"{known.model_type} has none"
+        update["gradient_checkpointing"] = False
     return config.model_copy(update={"training": training.model_copy(update=update)})
 
 
