@@ -17,9 +17,12 @@ from lorawright.attention import OWN, SEGMENTS, PassShape
 from lorawright.config import Config
 from lorawright.config.schema import Dtype, ModelSettings
 from lorawright.errors import ModelError
+from lorawright.eval_chats import EvalChat
+from lorawright.evaluate import losses
 from lorawright.hardware import Device
 from lorawright.head import Loss
 from lorawright.screen import Screen
+from lorawright.types import EncodedChat
 
 SIZES = {
     "vocab_size": 2304, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -36,6 +39,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 16},
     "gpt_oss": {"sliding_window": 16, **EXPERTS},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512},  # dropout 0.1
+    "llama4_text": {"attention_chunk_size": 16, "intermediate_size_mlp": 48, **EXPERTS},
     "phimoe": EXPERTS,  # jitter; its router is a linear layer that returns a tuple
 }
 
@@ -144,6 +148,23 @@ def test_scaled_logits_are_found_by_measuring(
     assert selfcheck.settle(base, together=True) is Loss.OWN
     monkeypatch.setattr(head, "fits", lambda _: True)  # a key that nobody has heard of
     assert selfcheck.settle(base, together=True) is Loss.OWN
+
+
+@pytest.mark.parametrize("name", ["granite", "xlstm", "mistral"])
+def test_evaluation_takes_the_logits_of_the_model(tmp_path: Path, name: str) -> None:
+    """Scaled and capped logits too, where the product with the head's weight is another loss."""
+    sizes = {"num_heads": 2, "num_blocks": 2, "chunk_size": 16} if name == "xlstm" else {}
+    base = base_of(name, OWN, tmp_path, **{**FAMILIES.get(name, {}), **sizes}).eval()
+    ids = tuple(range(100, 160))
+    encoded = EncodedChat(ids, ((20, 30), (40, 60)), "chats.jsonl", 1)
+    conversation: Any = None  # its texts are not looked at
+    chat = EvalChat(encoded, conversation, ())
+    found = losses.measure(base, [chat], 512, lambda number: None)
+    with torch.no_grad():
+        logits_TV = base(torch.tensor(ids)[None], use_cache=False).logits[0]
+    places = torch.tensor([*range(20, 30), *range(40, 60)])
+    expected = torch.nn.functional.cross_entropy(logits_TV[places - 1], torch.tensor(ids)[places])
+    assert found.trained.figures()["loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [Dtype.FLOAT32, Dtype.BFLOAT16])

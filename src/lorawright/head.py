@@ -248,7 +248,7 @@ def sum_dtype(device: torch.device) -> torch.dtype:
 
 
 def backbone(base: Any) -> Any:
-    """The part before the head, or None; Llama 4 names it otherwise than its `base_model_prefix`."""
+    """The part before the head, or None; Llama 4's prefix names another class than its own."""
     return getattr(base, "model", None) if base.base_model is base else base.base_model
 
 
