@@ -111,7 +111,7 @@ def note(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    err().print(f"[bold yellow]warning[/]: {escape(text)}")
+    err().print(f"[bold yellow]{translate('warning')}[/]: {escape(translate(text))}")
 
 
 def number(value: float) -> str:
