@@ -30,8 +30,8 @@ from lorawright import (
     ranks,
     resolve,
     resume,
-    trackers,
     selfcheck,
+    trackers,
 )
 from lorawright.attention import OWN
 from lorawright.config.schema import Config, Strategy

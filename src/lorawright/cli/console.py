@@ -111,7 +111,7 @@ def note(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    err().print(f"[bold yellow]{translate('warning')}[/]: {escape(translate(text))}")
+    err().print(lead("bold yellow", "warning", text))
 
 
 def number(value: float) -> str:
