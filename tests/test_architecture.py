@@ -15,10 +15,10 @@ FILES = sorted(SRC.rglob("*.py"))
 
 # Who may import whom: a file imports only from layers below its own.
 LAYERS: list[set[str]] = [
-    {"errors", "types"},
+    {"errors", "types", "machine"},
     {"i18n"},
     {"config", "hardware", "hub", "prefix", "allocator", "waiting", "durable", "lock"},
-    {"layout", "dropout", "owned"},
+    {"layout", "dropout", "owned", "architecture", "varlen"},
     {
         "data",
         "chat",
@@ -27,6 +27,7 @@ LAYERS: list[set[str]] = [
         "estimate",
         "attention",
         "head",
+        "targets",
         "lean",
         "compiled",
         "checkpoint",
@@ -51,6 +52,7 @@ LAYERS: list[set[str]] = [
         "eval_chats",
         "divergence",
     },
+    {"selfcheck"},
     {"trainer", "talk", "doctor", "resume", "job", "mishaps", "run_facts"},
     {"screen", "mask_page", "launcher", "report", "card", "serve"},
     {"ranks", "ready", "push", "handover", "adapter", "claim"},

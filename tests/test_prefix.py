@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from lorawright import attention, ready, train
-from lorawright.attention import PassShape, VarlenIndex
+from lorawright import attention, ready, train, varlen
+from lorawright.attention import PassShape
 from lorawright.config import Config
-from lorawright.hardware import Device
 from lorawright.layout import MIN_SAVED_TOKENS, Pass, PassKind, lay_out
 from lorawright.prefix import MIN_SHARED_TOKENS, Tree, grow
 from lorawright.screen import Screen
+from lorawright.varlen import VarlenIndex
 
 quick = settings(max_examples=150, derandomize=True, deadline=None)
 # blocks of equal tokens, so that chats begin alike, end inside one another, and repeat
@@ -220,7 +219,7 @@ def test_varlen_index_means_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
             q0, k0 = q1, k1
         return torch.cat(outputs)
 
-    monkeypatch.setattr(attention, "kernel", lambda: kernel)
+    monkeypatch.setattr(varlen, "kernel", lambda: kernel)
     module = torch.nn.Identity()
     inputs = (module, query, key, value, None)
     expected, _ = attention.attend(*inputs, scaling=0.3, pass_shape=shape)
@@ -239,31 +238,3 @@ def test_short_segments_attend_in_float32_under_autocast() -> None:
     )
     assert got.dtype is torch.bfloat16
     assert torch.allclose(got.transpose(1, 2).float(), expected, rtol=2**-8, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("config", "device", "installed", "expected"),
-    [
-        ({}, Device.CPU, True, attention.SEGMENTS),
-        ({}, Device.MPS, True, attention.SEGMENTS),
-        ({}, Device.CUDA, True, attention.VARLEN),
-        ({}, Device.CUDA, False, attention.SEGMENTS),
-        ({"sliding_window": 4096}, Device.CUDA, True, attention.DENSE),
-        ({"sliding_window": 4096, "use_sliding_window": False}, Device.CPU, True, "lorawright"),
-        ({"attn_logit_softcapping": 50.0}, Device.CPU, True, attention.DENSE),
-        ({"text_config": {"attention_sinks": True}}, Device.CUDA, True, attention.DENSE),
-    ],
-)
-def test_choice_of_attention(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    config: dict[str, Any],
-    device: Device,
-    installed: bool,
-    expected: str,
-) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr(attention, "find_spec", lambda name: name if installed else None)
-    attention.kernel.cache_clear()
-    assert attention.choose(tmp_path, device) == expected
-    attention.kernel.cache_clear()

@@ -21,7 +21,6 @@ from lorawright import attention, checkpoint, head, hub, mishaps, resolve, train
 from lorawright import ready as ready_stage
 from lorawright.config import Config
 from lorawright.errors import ConfigError, RunFolderError, TrainError
-from lorawright.hardware import Device
 from lorawright.run_folder import RunFolder
 from lorawright.screen import Screen
 from lorawright.train import Start
@@ -104,7 +103,7 @@ def test_no_cross_talk_in_a_pass() -> None:
     """Another chat in the pack leaves a chat's hidden states bit-equal."""
     folder = hub.model_folder("tiny")
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation=attention.choose(folder, Device.CPU)
+        folder, dtype=torch.float32, attn_implementation=attention.SEGMENTS
     ).eval()
     first, second, other = torch.arange(5, 25), torch.arange(30, 47), torch.arange(60, 77)
 

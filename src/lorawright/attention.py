@@ -14,14 +14,9 @@ Shapes: B batch (1), N query heads, M key heads, T tokens, K keys, D head size.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import StrEnum
 from functools import cache
-from importlib.util import find_spec
-from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,30 +24,52 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface
 
+from lorawright import varlen
+from lorawright.architecture import Architecture
+from lorawright.config.schema import Dtype
+from lorawright.errors import ModelError
 from lorawright.hardware import Device
+from lorawright.varlen import VarlenIndex
 
 SEGMENTS = "lorawright"
 VARLEN = "lorawright_varlen"
-DENSE = "sdpa"
+OWN = "own"
+"""What Transformers chooses for a model: `sdpa`, or `eager` where its class has no other."""
+
+KERNEL_DTYPES = (Dtype.FLOAT16, Dtype.BFLOAT16)  # of FlashAttention
+KERNEL_CAPABILITY = 80  # Ampere: FlashAttention's first, also inside PyTorch
+
+HARMLESS = {
+    "position_ids", "position_embeddings", "is_causal", "cache_position", "use_cache",
+    "output_attentions", "output_hidden_states", "output_router_logits", "return_dict",
+    "layer_idx", "num_items_in_batch", "deterministic", "logits_to_keep",
+}  # fmt: skip
+"""Keywords of attention that change nothing here. Any other one with a value is a reason to stop:
+a window, a cap or a sink that is left out trains another model."""
 
 FLOAT32_TOKENS = 400
 """Most of a segment that attends in float32 on a CPU: PyTorch's bfloat16 kernel needs 5.1 ms for
 200 tokens of Qwen2.5-0.5B, forward and backward, its float32 kernel 3.6 ms (docs/log.md)."""
 
 
-def choose(folder: Path, device: Device) -> str:
-    """The attention to train this model with.
+def choose(known: Architecture, device: Device, dtype: Dtype, capability: int) -> str:
+    """The attention to train a model with.
 
-    One varlen FlashAttention call a layer on CUDA; PyTorch's own attention segment by segment
-    elsewhere; PyTorch's with a dense mask, and no shared prefixes, for models whose attention is
-    more than causal (sliding windows, capped scores).
+    One varlen FlashAttention call a layer where the GPU and the numbers allow it; PyTorch's own
+    attention segment by segment elsewhere; the model's own, and no shared prefixes, for models
+    whose attention is more than causal (sliding windows, capped scores, sinks), cannot be
+    exchanged, or is not all that carries something from token to token.
+
+    Args:
+        known: Facts of the model.
+        device: Where it trains.
+        dtype: In which numbers; resolved.
+        capability: Of the GPU, see `Hardware.capability`.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    text = config.get("text_config", config)
-    windowed = text.get("sliding_window") and text.get("use_sliding_window", True)
-    if windowed or text.get("attn_logit_softcapping") or text.get("attention_sinks"):
-        return DENSE
-    if device is Device.CUDA and kernel() is not None:
+    if known.more_than_causal or not known.exchangeable or known.state is not None:
+        return OWN
+    fits = known.fits_kernels and dtype in KERNEL_DTYPES and capability >= KERNEL_CAPABILITY
+    if device is Device.CUDA and fits and varlen.kernel() is not None:
         return VARLEN
     return SEGMENTS
 
@@ -159,9 +176,40 @@ class PassShape:
 
 def pass_inputs(shape: PassShape, implementation: str) -> dict[str, Any]:
     """Keywords of the model's forward that tell the attention about a pass."""
-    if implementation in (SEGMENTS, VARLEN):
-        return {"pass_shape": shape}
-    return {}  # Transformers makes the block mask from position_ids
+    return {"pass_shape": shape} if implementation in (SEGMENTS, VARLEN) else {}
+
+
+def _checked(
+    module: nn.Module, attention_mask: Any, pass_shape: PassShape | None, others: dict[str, Any]
+) -> PassShape:
+    """The pass, where nothing else is asked of the attention.
+
+    Raises:
+        ModelError: The model does not hand on what a pass is, or wants more than causal attention.
+    """
+    unknown = [
+        name
+        for name, value in others.items()
+        if name not in HARMLESS and value is not None and value is not False
+    ]
+    if attention_mask is not None:
+        unknown.append("attention_mask")
+    if pass_shape is not None and not unknown:
+        return pass_shape
+    layer = type(module).__name__
+    raise ModelError(
+        f"{layer} asks for more than causal attention: {', '.join(unknown)}"
+        if unknown
+        else f"{layer} does not hand on which tokens of a pass are one chat",
+        where="model.name",
+        hint=WAY_OUT,
+    )
+
+
+WAY_OUT = (
+    "write `training.tokens_per_pass: 1` and `training.share_prefixes: false`: one chat at a "
+    "time, by the model's own attention"
+)
 
 
 def _settled(
@@ -190,15 +238,14 @@ def attend(
     scaling: float | None = None,
     dropout: float = 0.0,
     pass_shape: PassShape | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Each segment attends to its ancestors and to itself, by PyTorch's own attention.
 
     Returns:
         The output as (B, T, N, D), and no weights.
     """
-    assert attention_mask is None, "passes carry ranges, not masks"
-    shape = pass_shape or PassShape.plain(query_BNTD.shape[2])
+    shape = _checked(module, attention_mask, pass_shape, others)
     key_BMKD, value_BMKD = _settled(module, key_BMTD, value_BMTD, shape)
     # split, not sliced: a slice's gradient is a whole tensor of zeros with the slice in it
     queries = torch.split(query_BNTD, list(shape.sizes), dim=2)
@@ -231,6 +278,11 @@ def _attended(
     dtype, device = query.dtype, query.device.type
     short = device == "cpu" and query.shape[2] <= FLOAT32_TOKENS
     numbers = torch.float32 if short else dtype
+    grouped = query.shape[1] != key.shape[1]
+    if grouped and not _takes_groups(query, mask):
+        repeats = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(repeats, 1) for x in (key, value))
+        grouped = False
     with torch.autocast(device, enabled=False):  # it would make them bfloat16 again
         return F.scaled_dot_product_attention(
             query.to(numbers),
@@ -240,99 +292,37 @@ def _attended(
             dropout_p=dropout,
             is_causal=mask is None,
             scale=scale,
-            enable_gqa=query.shape[1] != key.shape[1],
+            enable_gqa=grouped,
         ).to(dtype)
+
+
+def _takes_groups(query: torch.Tensor, mask: torch.Tensor | None) -> bool:
+    """Whether PyTorch has a kernel for keys that several query heads share.
+
+    On CUDA only FlashAttention has (fp16 and bf16, sm80 and later, no masks); for others PyTorch
+    falls to `math`, which keeps all scores. The memory-efficient kernel takes the keys repeated.
+    """
+    if query.device.type != "cuda":
+        return True
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    return half and mask is None and _capability(query.device) >= KERNEL_CAPABILITY
+
+
+@cache
+def _capability(device: torch.device) -> int:
+    major, minor = torch.cuda.get_device_capability(device)
+    return major * 10 + minor
 
 
 def _joined(parts: Sequence[torch.Tensor], path: tuple[int, ...]) -> torch.Tensor:
     return parts[path[0]] if len(path) == 1 else torch.cat([parts[n] for n in path], dim=2)
 
 
-@dataclass(frozen=True, slots=True)
-class VarlenIndex:
-    """A pass in the terms of varlen kernels: segment after segment, its keys one after another."""
-
-    keys: torch.Tensor
-    cumulative_queries: torch.Tensor
-    cumulative_keys: torch.Tensor
-    longest_queries: int
-    longest_keys: int
-
-    @classmethod
-    def of(cls, shape: PassShape, device: torch.device) -> VarlenIndex:
-        """Args: a pass, and where its tensors go."""
-        sizes = (*shape.before, *shape.sizes)
-        parts = torch.split(torch.arange(sum(sizes), device=device), list(sizes))
-        keys = [sum(sizes[number] for number in path) for path in shape.paths]
-        return cls(
-            torch.cat([parts[number] for path in shape.paths for number in path]),
-            torch.tensor([0, *accumulate(shape.sizes)], dtype=torch.int32, device=device),
-            torch.tensor([0, *accumulate(keys)], dtype=torch.int32, device=device),
-            max(shape.sizes),
-            max(keys),
-        )
-
-    @property
-    def sizes(self) -> tuple[torch.Tensor, torch.Tensor, int, int]:
-        """In the order that these kernels take them."""
-        return (
-            self.cumulative_queries,
-            self.cumulative_keys,
-            self.longest_queries,
-            self.longest_keys,
-        )
-
-
-Kernel = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor, VarlenIndex, float | None], torch.Tensor
-]
-"""(queries_TND, keys_KMD, values_KMD, index, scale) → output_TND, causal from each end."""
-
-
-def _flash_attn(
-    query_TND: torch.Tensor,
-    key_KMD: torch.Tensor,
-    value_KMD: torch.Tensor,
-    index: VarlenIndex,
-    scale: float | None,
-) -> torch.Tensor:
-    from flash_attn import flash_attn_varlen_func
-
-    output_TND: torch.Tensor = flash_attn_varlen_func(
-        query_TND, key_KMD, value_KMD, *index.sizes, softmax_scale=scale, causal=True
-    )
-    return output_TND
-
-
-def _torch_varlen(
-    query_TND: torch.Tensor,
-    key_KMD: torch.Tensor,
-    value_KMD: torch.Tensor,
-    index: VarlenIndex,
-    scale: float | None,
-) -> torch.Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    grouped = query_TND.shape[1] != key_KMD.shape[1]
-    output = varlen_attn(
-        query_TND,
-        key_KMD,
-        value_KMD,
-        *index.sizes,
-        scale=scale,
-        window_size=(-1, 0),
-        enable_gqa=grouped,
-    )
-    assert isinstance(output, torch.Tensor)
-    return output
-
-
-@cache
-def kernel() -> Kernel | None:
-    """The best varlen kernel that is installed; looked up once, it is called in each layer."""
-    if find_spec("flash_attn"):
-        return _flash_attn
-    return _torch_varlen if find_spec("torch.nn.attention.varlen") else None
+def describe(implementation: str) -> str:
+    """What `choose` has chosen, for people."""
+    if implementation == VARLEN:
+        return varlen.name()
+    return "PyTorch's, chat by chat" if implementation == SEGMENTS else "the model's own"
 
 
 def attend_varlen(
@@ -344,21 +334,21 @@ def attend_varlen(
     *,
     scaling: float | None = None,
     pass_shape: PassShape | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """The same in one call of a varlen kernel, keys gathered segment by segment.
 
     These kernels align the causal mask with the ends of queries and keys (FlashAttention 2.1 and
     later, its README), which is what a segment after its ancestors needs.
     """
-    assert attention_mask is None, "passes carry ranges, not masks"
-    shape = pass_shape or PassShape.plain(query_BNTD.shape[2])
+    shape = _checked(module, attention_mask, pass_shape, others)
     key_BMKD, value_BMKD = _settled(module, key_BMTD, value_BMTD, shape)
     if shape.index is None:
-        shape.index = VarlenIndex.of(shape, query_BNTD.device)
-    varlen = kernel()
-    assert varlen is not None, "`choose` asks for it"
-    output_TND = varlen(
+        sizes = (*shape.before, *shape.sizes)
+        shape.index = VarlenIndex.of(shape.sizes, sizes, shape.paths, query_BNTD.device)
+    kernel = varlen.kernel()
+    assert kernel is not None, "`choose` asks for it"
+    output_TND = kernel(
         query_BNTD[0].transpose(0, 1),
         key_BMKD[0].index_select(1, shape.index.keys).transpose(0, 1),
         value_BMKD[0].index_select(1, shape.index.keys).transpose(0, 1),

@@ -48,7 +48,10 @@ class Outlook:
     def logits(self, chunk: slice) -> torch.Tensor:
         """Logits (C, V); float64, since a KL of 1e-7 is a difference of nearly equal sums."""
         hidden_CH = self.hidden_PH[chunk].to(self.weight_VH)
-        return nn.functional.linear(hidden_CH, self.weight_VH, self.bias_V).double()
+        logits_CV = nn.functional.linear(hidden_CH, self.weight_VH, self.bias_V)
+        if head.sum_dtype(logits_CV.device) is not torch.float64:
+            logits_CV = logits_CV.cpu()  # the device has no float64
+        return logits_CV.double()
 
 
 def observe(model: Any, rows: Sequence[Sequence[int]]) -> Outlook:
@@ -57,7 +60,7 @@ def observe(model: Any, rows: Sequence[Sequence[int]]) -> Outlook:
     Raises:
         ModelError: Its logits are scaled or capped behind its head.
     """
-    if not head.fits(model):
+    if head.measure(model) is not head.Loss.CHUNKED:
         raise ModelError(
             "scales or caps its logits, which this comparison does not",
             where=str(model.config.name_or_path),
@@ -100,6 +103,6 @@ def hidden_states(model: Any, rows: Sequence[Sequence[int]]) -> torch.Tensor:
     for number, row in enumerate(rows):
         ids_BT[number, : len(row)] = torch.tensor(row)
     whole = model.get_base_model() if isinstance(model, PeftModel) else model
-    output = whole.base_model(ids_BT.to(model.device), use_cache=False)
+    output = head.backbone(whole)(ids_BT.to(model.device), use_cache=False)
     hidden_BTH: torch.Tensor = output.last_hidden_state
     return hidden_BTH

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Any
 
-from lorawright import allocator, hardware, hub, resolve, waiting
+from lorawright import allocator, attention, hardware, hub, resolve, varlen, waiting
 from lorawright.config.schema import Config
 from lorawright.hardware import Device
 from lorawright.run_folder import environment
@@ -26,9 +26,9 @@ def examine() -> dict[str, Any]:
             "optimizer": (
                 f"{resolved.config.training.optimizer} ({resolved.reasons['training.optimizer']})"
             ),
-            "attention": "FlashAttention varlen"
-            if facts.device is Device.CUDA and find_spec("flash_attn")
-            else "PyTorch's, chat by chat",
+            "attention": attention.describe(
+                resolve.attention_of(resolved.config, facts, hub.model_folder(hub.TINY))
+            ),
             "allocator": f"{allocator.choose(allocator.detect()).reason} (train, evaluate)",
             "threads": _threads(facts),
             "waiting": f"{waiting.describe(os.environ)} (threads that wait for each other)",
@@ -47,8 +47,12 @@ def _notes(facts: hardware.Hardware) -> list[str]:
     notes: list[str] = []
     if facts.device is Device.CUDA and find_spec("bitsandbytes") is None:
         notes.append("`pip install lorawright[quantization]` adds 8-bit Adam and QLoRA")
-    if facts.device is Device.CUDA and find_spec("flash_attn") is None:
+    if facts.device is Device.CUDA and varlen.broken_flash_attn():
+        notes.append("flash_attn is installed and cannot be imported; PyTorch's attention is used")
+    elif facts.device is Device.CUDA and find_spec("flash_attn") is None:
         notes.append("FlashAttention is not installed; PyTorch's attention is used")
+    if facts.device is Device.CUDA and not facts.bfloat16:
+        notes.append("this GPU has no bfloat16 arithmetic: training runs in float16, with a scaler")
     if facts.device is Device.CPU and not facts.bfloat16:
         notes.append("this CPU has no bfloat16 arithmetic: training runs in float32")
     if os.environ.get("HF_ENDPOINT"):

@@ -90,7 +90,7 @@ def read_shape(folder: Path) -> ModelShape | None:
             vocabulary=int(config["vocab_size"]),
             tied=bool(config.get("tie_word_embeddings", False)),
         )
-    except KeyError:
+    except (KeyError, TypeError):  # one number a layer, or other names
         return None
 
 
@@ -116,6 +116,7 @@ def memory(
     tokens_per_pass: int,
     checkpointing: bool,
     bytes_per_activation: int = 2,
+    whole_logits: bool = False,
 ) -> Memory:
     """Peak memory of one process.
 
@@ -126,6 +127,7 @@ def memory(
         tokens_per_pass: Tokens in the longest pass.
         checkpointing: Whether only each block's input is kept.
         bytes_per_activation: 4 in float32, else 2.
+        whole_logits: Whether all of a pass are kept: the model's own, scaled or capped.
     """
     embedding = shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
     dense = 2 if bytes_per_weight < 2 else bytes_per_weight
@@ -137,11 +139,14 @@ def memory(
         else (shape.num_layers * block)
     )
     chunk = min(tokens_per_pass, LOGIT_CHUNK_TOKENS)
+    logits = chunk * shape.vocabulary * (4 + bytes_per_activation)
+    if whole_logits:  # the model's, scaled, in float32, their logarithms, and gradients of these
+        logits = tokens_per_pass * shape.vocabulary * (12 + 2 * bytes_per_activation)
     return Memory(
         weights=weights,
         adapter=shape.num_adapter(rank) * 16,
         activations=kept * bytes_per_activation,
-        logits=chunk * shape.vocabulary * (4 + bytes_per_activation),
+        logits=logits,
         runtime=RUNTIME_BYTES,
         tokens_per_pass=tokens_per_pass,
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from enum import StrEnum
+
+from lorawright import machine
 
 
 class Device(StrEnum):
@@ -26,6 +28,7 @@ class Hardware:
         memory_bytes: What the device has free: its own memory, or the machine's.
         num_devices: Visible GPUs, 1 elsewhere.
         num_threads: CPU threads torch uses.
+        capability: Of a CUDA GPU, the least of all visible ones: 75 for sm_75; 0 elsewhere.
     """
 
     device: Device
@@ -34,6 +37,7 @@ class Hardware:
     memory_bytes: int
     num_devices: int
     num_threads: int
+    capability: int = 0
 
 
 def detect() -> Hardware:
@@ -42,21 +46,23 @@ def detect() -> Hardware:
 
     threads = torch.get_num_threads()
     if torch.cuda.is_available():
-        free, _ = torch.cuda.mem_get_info()
+        number = torch.cuda.device_count()
+        capabilities = [torch.cuda.get_device_capability(gpu) for gpu in range(number)]
         return Hardware(
             Device.CUDA,
             torch.cuda.get_device_name(),
             torch.cuda.is_bf16_supported(including_emulation=False),
-            free,
-            torch.cuda.device_count(),
+            _free_on_gpus(number),
+            number,
             threads,
+            min(major * 10 + minor for major, minor in capabilities),
         )
     if torch.backends.mps.is_available():
-        return Hardware(Device.MPS, "Apple GPU", True, _free_memory(), 1, threads)
+        return Hardware(Device.MPS, "Apple GPU", True, machine.free_memory(), 1, threads)
     features = torch.cpu.get_capabilities()
     fast = bool(features.get("amx_bf16") or features.get("avx512_bf16") or features.get("bf16"))
     name = str(features.get("cpu_name") or "CPU")
-    return Hardware(Device.CPU, name, fast, _free_memory(), 1, threads)
+    return Hardware(Device.CPU, name, fast, machine.free_memory(), 1, threads)
 
 
 def measure_flops(device: Device, dtype: str, rows: int, inner: int, columns: int) -> float:
@@ -89,16 +95,30 @@ def measure_flops(device: Device, dtype: str, rows: int, inner: int, columns: in
     return 2.0 * rows * inner * columns * num_products / seconds
 
 
-def _free_memory() -> int:
-    """Bytes that can be had without swapping."""
+FREE_ON_GPUS = (
+    "import torch; print(min(torch.cuda.mem_get_info(gpu)[0] "
+    "for gpu in range(torch.cuda.device_count())))"
+)
+
+
+def _free_on_gpus(number: int) -> int:
+    """Bytes that the fullest of the visible GPUs has free.
+
+    Asking makes a CUDA context of a few hundred megabytes on each GPU asked. With one GPU this is
+    the process that trains; with several the launcher would keep it all run, so another process
+    asks, and ends.
+    """
+    import torch
+
+    if number == 1:
+        return int(torch.cuda.mem_get_info()[0])
     try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except FileNotFoundError:
-        pass  # not Linux
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 0.8)
+        asked = subprocess.run(
+            [sys.executable, "-c", FREE_ON_GPUS], capture_output=True, text=True, timeout=120
+        )
+        return int(asked.stdout)
+    except (subprocess.TimeoutExpired, ValueError):  # what they have in all is known without one
+        return min(torch.cuda.get_device_properties(gpu).total_memory for gpu in range(number))
 
 
 def peak_memory_bytes() -> int | None:

@@ -14,14 +14,18 @@ Shapes: T tokens of the pass, P trained positions, C positions of a chunk, H hid
 from __future__ import annotations
 
 import functools
+import inspect
 import types
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers.utils import ModelOutput
+
+from lorawright import architecture
 
 CHUNK = 256  # most rows; below it the product slows down: 390 GFLOP/s at 256 to 1024, 360 at 128
 
@@ -64,7 +68,7 @@ class _ChunkedLoss(torch.autograd.Function):
         buffers: Buffers,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         gradient_PH = torch.empty_like(hidden_PH) if hidden_PH.requires_grad else None
-        sums = torch.zeros(3, dtype=torch.float64, device=hidden_PH.device)
+        sums = torch.zeros(3, dtype=sum_dtype(hidden_PH.device), device=hidden_PH.device)
         for chunk in _chunks(len(targets_P)):
             targets_C, weights_C = targets_P[chunk], weights_P[chunk]
             logits_CV = buffers.logits(hidden_PH[chunk], weight_VH, bias_V)
@@ -191,27 +195,76 @@ def token_losses(
     return torch.cat(losses), torch.cat(hits)
 
 
+class Loss(StrEnum):
+    """Where the logits of a training pass come from."""
+
+    CHUNKED = "chunked"  # a product with the head's weight, made and forgotten in chunks
+    OWN = "own"  # the model's forward: scaled, capped or otherwise changed behind the head
+
+
 def fits(model: Any) -> bool:
-    """Whether the head is a plain product: no scaled or capped logits behind it."""
-    config = model.config.get_text_config()
-    extras = (
-        "final_logit_softcapping",
-        "logit_scale",
-        "output_multiplier",
-        "lm_head_multiplier",
-        "logits_scaling",
-    )
-    return not any(getattr(config, name, None) for name in extras)
+    """Whether the head is a plain product, by what the config says: no scaled or capped logits."""
+    return architecture.scaled_logits(model.config) is None
 
 
-def install(base: Any) -> None:
+EXACT_LOGITS, ROUGH_LOGITS = 1e-5, 0.02
+"""Most that a product's logits and the model's differ by, as a share of a row's size: in float32,
+and in 16 bits or quantized."""
+
+
+@torch.no_grad()
+def measure(model: Any) -> Loss:
+    """Whether a model's logits are its head's plain product, by computing both.
+
+    Args:
+        model: Base or PEFT model, in evaluation mode, with attention that asks for no pass.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    output = base.get_output_embeddings()
+    size = int(base.get_input_embeddings().weight.shape[0])
+    generator = torch.Generator().manual_seed(0)
+    ids_T = torch.randint(size // 10, size * 9 // 10, (16,), generator=generator)
+    ids_BT = ids_T[None].to(base.device)
+    if backbone(base) is None:
+        return Loss.OWN
+    own_TV = base(ids_BT, use_cache=False).logits[0]
+    hidden_TH = backbone(base)(ids_BT, use_cache=False).last_hidden_state[0]
+    exact = base.dtype is torch.float32 and not getattr(base, "is_quantized", False)
+    most = EXACT_LOGITS if exact else ROUGH_LOGITS
+    plain = fits(base) and apart(output(hidden_TH.to(output.weight.dtype)), own_TV) <= most
+    return Loss.CHUNKED if plain else Loss.OWN
+
+
+def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Median over rows of a difference's size as a share of the row's."""
+    found, expected = found.float(), expected.float()
+    shares = (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-12)
+    return float(shares.median())
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """float64 for long sums, where there is one: Apple's GPUs have none (pytorch #122602)."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def backbone(base: Any) -> Any:
+    """The part before the head, or None; Llama 4's prefix names another class than its own."""
+    return getattr(base, "model", None) if base.base_model is base else base.base_model
+
+
+def install(base: Any, loss: Loss) -> None:
     """Teaches a causal model to answer `positions_P` and `targets_P` with a `HeadOutput`.
 
     Replaces `forward` on this one instance, the way TRL's `add_fused_lm_head` does (trl 1.16,
     trainer/utils.py): wrappers such as DDP and FSDP only see `forward`, and Transformers has no
     hook between the backbone and the head that works in chunks. Other calls pass through.
+
+    Args:
+        base: The model, without an adapter or with one inside.
+        loss: Where its logits come from, see `selfcheck.settle`.
     """
     passed_on = base.forward
+    sums = _chunked_sums if loss is Loss.CHUNKED else _own_sums
 
     @functools.wraps(type(base).forward)
     def forward(
@@ -225,18 +278,72 @@ def install(base: Any) -> None:
     ) -> Any:
         if positions_P is None or targets_P is None:
             return passed_on(*args, **kwargs)
-        hidden_TH = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state[0]
-        head = self.get_output_embeddings()
-        loss, hits, entropy = head(
-            hidden_TH[positions_P],
-            targets_P=targets_P,
-            weights_P=weights_P,
-            with_entropy=with_entropy,
+        if weights_P is None:
+            weights_P = torch.ones(len(targets_P), device=targets_P.device)
+        call = functools.partial(
+            backbone(self) if loss is Loss.CHUNKED else passed_on, *args, use_cache=False, **kwargs
         )
-        return HeadOutput(loss_sum=loss, num_hits=hits, entropy_sum=entropy)
+        found = sums(self, call, positions_P, targets_P, weights_P, with_entropy)
+        return HeadOutput(loss_sum=found[0], num_hits=found[1], entropy_sum=found[2])
 
     base.forward = types.MethodType(forward, base)
-    _score_inside(base.get_output_embeddings())
+    if loss is Loss.CHUNKED:
+        _score_inside(base.get_output_embeddings())
+
+
+def _chunked_sums(
+    base: Any,
+    call: Any,
+    positions_P: torch.Tensor,
+    targets_P: torch.Tensor,
+    weights_P: torch.Tensor,
+    with_entropy: bool,
+) -> tuple[torch.Tensor, ...]:
+    hidden_TH = call().last_hidden_state[0]
+    sums: tuple[torch.Tensor, ...] = base.get_output_embeddings()(
+        hidden_TH[positions_P], targets_P=targets_P, weights_P=weights_P, with_entropy=with_entropy
+    )
+    return sums
+
+
+def _own_logits(base: Any, call: Any, positions_P: torch.Tensor) -> torch.Tensor:
+    if "logits_to_keep" in inspect.signature(type(base).forward).parameters:
+        kept_PV: torch.Tensor = call(logits_to_keep=positions_P).logits[0]
+        return kept_PV
+    logits_TV: torch.Tensor = call().logits[0]
+    return logits_TV[positions_P]
+
+
+@torch.no_grad()
+def own_token_losses(
+    model: Any, ids_T: torch.Tensor, positions_P: torch.Tensor, targets_P: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `token_losses`, of one chat, from the model's own logits."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    call = functools.partial(base, ids_T[None], use_cache=False)
+    logits_PV = _own_logits(base, call, positions_P).float()
+    losses_P = nn.functional.cross_entropy(logits_PV, targets_P, reduction="none")
+    return losses_P, logits_PV.argmax(-1) == targets_P
+
+
+def _own_sums(
+    base: Any,
+    call: Any,
+    positions_P: torch.Tensor,
+    targets_P: torch.Tensor,
+    weights_P: torch.Tensor,
+    with_entropy: bool,
+) -> tuple[torch.Tensor, ...]:
+    """The same from the model's own logits, all of a pass at once."""
+    log_PV = _own_logits(base, call, positions_P).float().log_softmax(-1)
+    numbers = sum_dtype(log_PV.device)
+    losses_P = -log_PV.gather(-1, targets_P[:, None])[:, 0]
+    hits_P = (log_PV.detach().argmax(-1) == targets_P).to(numbers)
+    entropy = torch.zeros((), device=log_PV.device)
+    if with_entropy:
+        with torch.no_grad():
+            entropy = -(weights_P * (log_PV.exp() * log_PV).sum(-1)).sum()
+    return (weights_P * losses_P.to(numbers)).sum().float(), (weights_P * hits_P).sum(), entropy
 
 
 def _score_inside(head: Any) -> None:

@@ -19,7 +19,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from lorawright import attention, dropout, lean
+from lorawright import architecture, attention, dropout, lean, targets
 from lorawright.config.schema import (
     Dtype,
     LoraSettings,
@@ -44,37 +44,55 @@ class Trainable:
     num_total: int
 
 
-def load_base(settings: ModelSettings, folder: Path, device: Device, *, training: bool) -> Any:
+def load_base(
+    settings: ModelSettings,
+    folder: Path,
+    device: Device,
+    *,
+    training: bool,
+    implementation: str = attention.OWN,
+) -> Any:
     """The base model, on its device.
 
     Args:
         settings: Which model, in which numbers; `dtype` is resolved.
         folder: Where it lies.
         device: Where it goes.
-        training: Use the attention that works chat by chat over packs.
+        training: For training: no cache, no dropout or jitter of the base's own.
+        implementation: Its attention, from `attention.choose`.
 
     Raises:
         ModelError: It cannot be loaded.
     """
-    implementation = attention.choose(folder, device) if training else "sdpa"
+    known = architecture.read_config(folder, trust_remote_code=settings.trust_remote_code)
+    if training:
+        _silence(known)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
+            config=known,
             dtype=TORCH_DTYPE[settings.dtype],
             quantization_config=_quantization(settings),
-            attn_implementation=implementation,
+            attn_implementation=None if implementation == attention.OWN else implementation,
             trust_remote_code=settings.trust_remote_code,
             use_safetensors=True,
         )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
-            f"cannot be loaded: {_short(error)}",
+            f"{known.model_type} cannot be loaded: {_short(error)}",
             where=settings.name,
             hint="`lorawright doctor` shows versions; a model folder needs config.json and "
             "*.safetensors",
         ) from error
     model.config.use_cache = not training
     return model if settings.quantization is not Quantization.NONE else model.to(device.value)
+
+
+def _silence(config: Any) -> None:
+    """Turns the base's own dropouts off: they would differ from pass to pass and on a resume."""
+    text = config.get_text_config()
+    for key in architecture.noise(config):
+        setattr(text, key, 0.0)
 
 
 def _quantization(settings: ModelSettings) -> BitsAndBytesConfig | None:
@@ -144,13 +162,18 @@ def add_adapter(
         ModelError: PEFT finds no such modules, or the output head would be adapted.
     """
     torch.manual_seed(seed)
+    targets.refuse_unknown(base, settings.target_modules)
+    made = lora_config(settings)
+    listed = targets.listed(base)  # PEFT may leave a base half wrapped
+    made.exclude_modules = targets.routers(base) or None
+    made.fan_in_fan_out = targets.are_transposed(base)
     try:
-        model = get_peft_model(base, lora_config(settings))
-    except ValueError as error:
+        model = get_peft_model(base, made)
+    except (ValueError, TypeError) as error:
         raise ModelError(
             f"LoRA does not fit this model: {_short(error)}",
             where="lora.target_modules",
-            hint="`all-linear` fits every model",
+            hint=f"name layers in `lora.target_modules`; it has {listed}",
         ) from None
     if any(p.requires_grad for p in model.get_output_embeddings().parameters()):
         raise ModelError(

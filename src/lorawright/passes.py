@@ -90,12 +90,21 @@ def pass_tensors(
     )
     return {
         "input_ids": torch.from_numpy(np.concatenate(ids).astype(np.int64))[None],
-        "position_ids": torch.from_numpy(np.concatenate(positions))[None],
+        **_position_ids(np.concatenate(positions), shape, implementation),
         "positions_P": torch.from_numpy(positions_P),
         "targets_P": torch.from_numpy(targets_P),
         "weights_P": torch.from_numpy(weights_P),
         **attention.pass_inputs(shape, implementation),
     }
+
+
+def _position_ids(
+    positions_T: npt.NDArray[np.int64], shape: PassShape, implementation: str
+) -> dict[str, torch.Tensor]:
+    """A chat alone has the positions that every model counts by itself; some take no others."""
+    if len(shape.sizes) == 1 and implementation not in (attention.SEGMENTS, attention.VARLEN):
+        return {}
+    return {"position_ids": torch.from_numpy(positions_T)[None]}
 
 
 def _prefixes(one: Pass) -> Prefixes:
@@ -142,7 +151,7 @@ def _empty_pass(implementation: str) -> dict[str, Any]:
     shape = PassShape.plain(1)
     return {
         "input_ids": torch.zeros((1, 1), dtype=torch.int64),
-        "position_ids": torch.zeros((1, 1), dtype=torch.int64),
+        **_position_ids(np.zeros(1, np.int64), shape, implementation),
         "positions_P": nothing,
         "targets_P": nothing,
         "weights_P": torch.zeros(0),

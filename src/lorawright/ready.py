@@ -64,10 +64,32 @@ def get_ready(config: Config, screen: Screen) -> Ready:
     if prepared.eval is not None:
         longest = max(longest, int(prepared.eval.num_tokens_N.max()))
     resolved = resolve(config, hardware.detect(), folder, longest)
+    _warn_of_memory(resolved, screen)
     plan = make_plan(resolved.config, prepared.train)
     ready = _with_compiler(Ready(prepared, resolved, plan, folder))
     screen.planned(ready.resolved, plan)
     return ready
+
+
+def _warn_of_memory(resolved: Resolved, screen: Screen) -> None:
+    """An estimate above what is free: the system may end the run, and no error can say so then."""
+    memory = resolved.too_large
+    if memory is None:
+        return
+    needed, free = f"{memory.total / 1e9:.1f} GB", f"{resolved.hardware.memory_bytes / 1e9:.1f} GB"
+    activations = memory.activations + memory.logits
+    if memory.adapter >= max(memory.weights, activations):
+        screen.warn(f"the run needs about {needed}, {free} are free; lower `lora.rank`")
+    elif memory.weights >= activations:
+        screen.warn(
+            f"the run needs about {needed}, {free} are free; write `model.quantization: nf4`, or "
+            "take a smaller model"
+        )
+    else:
+        screen.warn(
+            f"the run needs about {needed}, {free} are free; lower `training.tokens_per_pass` or "
+            "`data.max_length`, or write `training.gradient_checkpointing: true`"
+        )
 
 
 def _with_compiler(ready: Ready) -> Ready:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from lorawright import attention, estimate, strategy
-from lorawright.config.schema import Config, Dtype, Quantization
-from lorawright.errors import ConfigError
+from lorawright import architecture, attention, estimate, strategy
+from lorawright.architecture import Architecture
+from lorawright.config.schema import Config, Dtype, Quantization, Strategy
+from lorawright.errors import ConfigError, ModelError
 from lorawright.estimate import Memory, ModelShape
 from lorawright.hardware import Device, Hardware
 
@@ -40,6 +41,13 @@ class Resolved:
     memory: Memory | None
     hardware: Hardware
 
+    @property
+    def too_large(self) -> Memory | None:
+        """The estimate, where it is more than the machine has free."""
+        if self.memory is None or self.memory.total <= self.hardware.memory_bytes:
+            return None
+        return self.memory
+
 
 def resolve(config: Config, hardware: Hardware, folder: Path, longest_tokens: int) -> Resolved:
     """Replaces every `auto`.
@@ -55,15 +63,18 @@ def resolve(config: Config, hardware: Hardware, folder: Path, longest_tokens: in
     """
     _refuse_impossible(config, hardware)
     reasons: dict[str, str] = {}
+    known = architecture.read(folder, trust_remote_code=config.model.trust_remote_code)
+    _note_family(config, known, reasons)
     model = {"dtype": _dtype(config, hardware, reasons)}
     training = {"optimizer": _optimizer(config, hardware, reasons)}
     shape = estimate.read_shape(folder)
     processes = strategy.num_processes(config.distributed, hardware, reasons)
     hardware = _one_share(hardware, processes // config.distributed.num_machines)
+    config = _laid_out(config, known, longest_tokens, reasons)
+    whole_logits = known.scaled_logits is not None
     tokens, checkpointing, needed = _memory(
-        config, Dtype(model["dtype"]), hardware, shape, longest_tokens, reasons
+        config, Dtype(model["dtype"]), hardware, shape, longest_tokens, whole_logits, reasons
     )
-    shares = _shares(config, hardware, folder, reasons)
     room = int(hardware.memory_bytes * MEMORY_SHARE)
     chosen = strategy.choose(config.distributed, processes, needed, room, reasons)
     if chosen in strategy.DEEPSPEED:
@@ -75,7 +86,6 @@ def resolve(config: Config, hardware: Hardware, folder: Path, longest_tokens: in
             "training": config.training.model_copy(
                 update={
                     **training,
-                    "share_prefixes": shares,
                     "tokens_per_pass": tokens,
                     "gradient_checkpointing": checkpointing,
                 }
@@ -83,7 +93,20 @@ def resolve(config: Config, hardware: Hardware, folder: Path, longest_tokens: in
             "distributed": config.distributed.model_copy(update=distributed),
         }
     )
+    _refuse_float16_in_parts(settled)
     return Resolved(settled, reasons, needed, hardware)
+
+
+def attention_of(config: Config, hardware: Hardware, folder: Path) -> str:
+    """The attention that a resolved config trains with, see `attention.choose`.
+
+    One chat a pass with nothing shared asks nothing of it, so the model's own serves: a way out
+    for families that ours does not fit.
+    """
+    if config.training.tokens_per_pass == 1 and not config.training.share_prefixes:
+        return attention.OWN
+    known = architecture.read(folder, trust_remote_code=config.model.trust_remote_code)
+    return attention.choose(known, hardware.device, config.model.dtype, hardware.capability)
 
 
 def _one_share(hardware: Hardware, num_here: int) -> Hardware:
@@ -144,6 +167,9 @@ def _dtype(config: Config, hardware: Hardware, reasons: dict[str, str]) -> Dtype
         reasons["model.dtype"] = f"{hardware.name} multiplies bfloat16 in hardware"
         return Dtype.BFLOAT16
     reasons["model.dtype"] = f"{hardware.name} has no bfloat16 arithmetic"
+    if hardware.device is Device.CUDA:
+        reasons["model.dtype"] += "; float16 is 8 times as fast as float32 on a T4"
+        return Dtype.FLOAT16
     return Dtype.FLOAT32
 
 
@@ -160,12 +186,60 @@ def _optimizer(config: Config, hardware: Hardware, reasons: dict[str, str]) -> s
     return "adamw_torch_fused"
 
 
-def _shares(config: Config, hardware: Hardware, folder: Path, reasons: dict[str, str]) -> bool:
-    """Sliding windows and capped scores have no attention here that could share."""
-    dense = attention.choose(folder, hardware.device) == attention.DENSE
-    if dense and config.training.share_prefixes:
-        reasons["training.share_prefixes"] = "this model's attention is more than causal"
-    return config.training.share_prefixes and not dense
+def _note_family(config: Config, known: Architecture, reasons: dict[str, str]) -> None:
+    """What a family does otherwise than one would think."""
+    if known.noise:
+        listed = ", ".join(f"{key} {rate}" for key, rate in known.noise.items())
+        reasons["lora.dropout"] = f"of the adapter alone: the base's own is off ({listed})"
+    if known.has_experts and config.lora.target_modules == "all-linear":
+        reasons["lora.target_modules"] = (
+            "in this mixture of experts the experts and the router may be among them: such an "
+            "adapter serves with Transformers and PEFT, `merge` and `export` refuse it; name the "
+            "layers of the attention for one that they take"
+        )
+
+
+def _laid_out(
+    config: Config, known: Architecture, longest_tokens: int, reasons: dict[str, str]
+) -> Config:
+    """Chats side by side and prefixes once only where the model computes them so."""
+    if known.rope == "dynamic" and longest_tokens > known.rope_tokens:
+        raise ModelError(
+            f"{known.model_type} with rope `dynamic` computes a chat by the longest one before it, "
+            f"and the longest has {longest_tokens} tokens, over {known.rope_tokens}",
+            where="model.name",
+            hint=f"write `data.max_length: {known.rope_tokens}`, or `yarn` or `linear` in its "
+            "config",
+        )
+    training = config.training
+    shares, tokens = training.share_prefixes, training.tokens_per_pass
+    alone = known.one_chat_a_pass(longest_tokens)
+    if alone is not None:
+        reasons["training.tokens_per_pass"] = f"one chat a pass: {alone}"
+        shares, tokens = False, 1
+    elif known.more_than_causal:
+        shares = False
+    if training.share_prefixes and not shares:
+        reasons["training.share_prefixes"] = alone or "this model's attention is more than causal"
+    update: dict[str, object] = {"share_prefixes": shares, "tokens_per_pass": tokens}
+    if not known.checkpoints and training.gradient_checkpointing is not False:
+        reasons["training.gradient_checkpointing"] = f"{known.model_type} has none"
+        update["gradient_checkpointing"] = False
+    return config.model_copy(update={"training": training.model_copy(update=update)})
+
+
+def _refuse_float16_in_parts(config: Config) -> None:
+    if config.model.dtype is Dtype.FLOAT16 and config.distributed.strategy not in (
+        Strategy.NONE,
+        Strategy.DDP,
+    ):
+        raise ConfigError(
+            f"`distributed.strategy` is `{config.distributed.strategy}`, and the GPUs compute in "
+            "float16: it would make the adapter float16 too",
+            where="distributed.strategy",
+            hint="write ddp, with `model.quantization: nf4` for a base that is too large; or "
+            "`model.dtype: float32`",
+        )
 
 
 def _memory(
@@ -174,6 +248,7 @@ def _memory(
     hardware: Hardware,
     shape: ModelShape | None,
     longest_tokens: int,
+    whole_logits: bool,
     reasons: dict[str, str],
 ) -> tuple[int, bool, Memory | None]:
     """tokens_per_pass and gradient_checkpointing, from what one pass may hold."""
@@ -194,9 +269,12 @@ def _memory(
             shape,
             bytes_per_weight=quantized or BYTES_PER_WEIGHT[dtype],
             rank=config.lora.rank,
-            tokens_per_pass=min(num_tokens, longest_tokens * config.training.batch_size),
+            tokens_per_pass=min(
+                max(num_tokens, longest_tokens), longest_tokens * config.training.batch_size
+            ),
             checkpointing=checkpointing,
             bytes_per_activation=4 if dtype is Dtype.FLOAT32 else 2,
+            whole_logits=whole_logits,
         )
 
     room = int(hardware.memory_bytes * MEMORY_SHARE)

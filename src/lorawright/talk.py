@@ -27,7 +27,7 @@ from transformers import (
 from lorawright import chat, checkpoint, hardware, hub, model
 from lorawright.config.schema import Dtype, ModelSettings
 from lorawright.errors import ModelError, RunFolderError
-from lorawright.hardware import Hardware
+from lorawright.hardware import Device, Hardware
 from lorawright.run_folder import RunFolder
 
 
@@ -200,7 +200,8 @@ def with_dtype(settings: ModelSettings, facts: Hardware) -> ModelSettings:
     """Settings without `auto`; a run's config has none, an edited one may."""
     if settings.dtype is not Dtype.AUTO:
         return settings
-    dtype = Dtype.BFLOAT16 if facts.bfloat16 else Dtype.FLOAT32
+    without = Dtype.FLOAT16 if facts.device is Device.CUDA else Dtype.FLOAT32
+    dtype = Dtype.BFLOAT16 if facts.bfloat16 else without
     return settings.model_copy(update={"dtype": dtype})
 
 

@@ -21,6 +21,7 @@ from lorawright import (
     compiled,
     distributed,
     handover,
+    head,
     hub,
     launch,
     launcher,
@@ -29,14 +30,18 @@ from lorawright import (
     model,
     prepare,
     ranks,
+    resolve,
     resume,
     run_names,
+    selfcheck,
     trackers,
 )
+from lorawright.attention import OWN
 from lorawright.claim import Start
 from lorawright.config.schema import Config, Strategy
 from lorawright.control import Pulse
 from lorawright.distributed import ALONE, Group
+from lorawright.head import Loss
 from lorawright.job import Job
 from lorawright.model import Trainable
 from lorawright.plan import Plan
@@ -265,9 +270,21 @@ def _base_folder(config: Config) -> Path:
 
 def _load_model(ready: Ready, folder: Path, screen: Screen) -> Any:
     config, device = ready.config, ready.resolved.hardware.device
+    attention = resolve.attention_of(config, ready.resolved.hardware, folder)
     with distributed.loading(config.distributed, config.model.dtype):
-        base = model.load_base(config.model, folder, device, training=True)
+        base = model.load_base(
+            config.model, folder, device, training=True, implementation=attention
+        )
     partitioned = config.distributed.strategy is Strategy.ZERO3
+    if partitioned:
+        loss = Loss.CHUNKED if head.fits(base) else Loss.OWN
+        screen.note("passes are not compared with chats alone: ZeRO-3 has divided the weights")
+    else:
+        own = attention == OWN and config.training.tokens_per_pass == 1
+        loss = selfcheck.settle(base, together=not own)
+    if loss is Loss.OWN:
+        screen.note("the loss is taken from the model's own logits, which it scales or caps")
+    head.install(base, loss)
     wrapped = model.add_adapter(base, config.lora, config.training.seed, partitioned=partitioned)
     if config.training.compile is True:
         screen.note(compiled.install(wrapped, device) or "norms are compiled")

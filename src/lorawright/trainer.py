@@ -161,6 +161,7 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         self.autocasts = autocasts
         self.implementation = str(model.config._attn_implementation)
         self.records: list[StepRecord] = []
+        self.num_skipped = 0  # steps since the last line that float16's scaler left out
         super().__init__(
             model=model,
             args=args,
@@ -172,7 +173,6 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         )
         self.remove_callback(PrinterCallback)
         to_float32(self.model)  # TRL makes a quantized model's adapter bfloat16
-        head.install(self.model.get_base_model())
         self.draws = dropout.draws_of(self.model)
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
@@ -259,7 +259,8 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         started = time.perf_counter()
         model = self.model_wrapped
         evaluation_mode(model)
-        sums_K = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        numbers = head.sum_dtype(self.args.device)
+        sums_K = torch.zeros(2, dtype=numbers, device=self.args.device)
         num_targets, rank = 0, self.args.process_index
         for step in self.eval_plan.evaluation():
             for tensors in step_tensors(step, rank, self.eval_chats, self.implementation):
@@ -285,12 +286,18 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         if "loss" in logs:
             logs |= _summary(self.records, self._over_ranks)
             self.records.clear()
+            if self.num_skipped:
+                logs["skipped_steps"] = self.num_skipped
+                self.num_skipped = 0
+                if not math.isfinite(logs.get("grad_norm", 0.0)):
+                    del logs["grad_norm"]  # of a step that was left out
         super().log(logs, start_time)
         self.watcher.on_log({"step": self.state.global_step, **logs})
 
     def _over_ranks(self, value: float) -> float:
         """Its sum over all processes."""
-        own = torch.tensor(value, dtype=torch.float64, device=self.args.device)
+        numbers = head.sum_dtype(self.args.device)
+        own = torch.tensor(value, dtype=numbers, device=self.args.device)
         return float(self.accelerator.reduce(own, "sum"))
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -322,14 +329,27 @@ def _only(items: list[Any]) -> Any:
     return items[0]
 
 
+MOST_SKIPPED = 10  # steps in a row that a loss scaler may take to find its scale
+
+
 @dataclass
 class _StepGuard(TrainerCallback):  # type: ignore[misc] # transformers is followed loosely
-    """Stops before a bad step is applied, saves when asked to stop, keeps the right epoch."""
+    """Stops before a bad step is applied, saves when asked to stop, keeps the right epoch.
+
+    float16 gradients are multiplied by a scale; one that overflows is how its scaler finds that
+    the scale is too large. The scaler leaves such a step out and halves the scale.
+    """
 
     trainer: PlannedTrainer
     last_saved: int = field(default=-1)
+    num_skipped: int = field(default=0)  # in a row
+    scale: float = field(default=0.0)  # before the step
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        scaler = self.trainer.accelerator.scaler
+        if scaler is not None:
+            self.scale = scaler.get_scale()
+            return
         gradients = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
         # DeepSpeed has stepped, or refused to, inside `backward`
         refused = self.trainer.accelerator.optimizer_step_was_skipped
@@ -340,7 +360,25 @@ class _StepGuard(TrainerCallback):  # type: ignore[misc] # transformers is follo
                 hint="the step was not applied; lower `training.learning_rate`",
             )
 
+    def _after_scaler(self, step: int) -> None:
+        """Counts what the scaler has left out; a fused optimizer does not tell accelerate."""
+        scaler = self.trainer.accelerator.scaler
+        if scaler is None:
+            return
+        scale = scaler.get_scale()
+        skipped = scale < self.scale
+        self.num_skipped = self.num_skipped + 1 if skipped else 0
+        self.trainer.num_skipped += skipped
+        if self.num_skipped >= MOST_SKIPPED or scale < 1:
+            raise TrainError(
+                f"{self.num_skipped} steps in a row are too large for float16, up to step {step}",
+                where=self.trainer.addresses(step - 1),
+                hint="they were not applied; lower `training.learning_rate`, or write "
+                "`model.dtype: float32`",
+            )
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._after_scaler(state.global_step)
         state.epoch = state.global_step / self.trainer.plan.steps_per_epoch
         self.trainer.watcher.on_step(state.global_step, self.trainer.records[-1])
         if self.trainer.watcher.should_stop():

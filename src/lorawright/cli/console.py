@@ -110,6 +110,10 @@ def note(text: str) -> None:
     err().print(text, style="dim")
 
 
+def warn(text: str) -> None:
+    err().print(lead("bold yellow", "warning", text))
+
+
 def number(value: float) -> str:
     """1234567 → 1,234,567."""
     return f"{value:,.0f}"

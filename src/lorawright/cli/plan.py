@@ -35,6 +35,7 @@ def plan(
     with RowCounter(quiet=json) as progress:
         screen = Screen()
         screen.rows = progress  # type: ignore[method-assign] # one callback, no class needed
+        screen.warn = console.warn  # type: ignore[method-assign]
         ready = stage.get_ready(settings, screen)
     totals = stage.totals(ready.plan)
     seconds, peak = _cost(settings, ready, totals, probe=probe)

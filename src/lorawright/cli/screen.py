@@ -85,6 +85,9 @@ class TrainScreen(Screen):
         if not self._quiet:
             console.note(text)
 
+    def warn(self, text: str) -> None:
+        console.warn(text)
+
     def end(self) -> None:
         if self._bar is not None:
             self._bar.stop()

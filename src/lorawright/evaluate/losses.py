@@ -20,7 +20,6 @@ import torch
 
 from lorawright import head
 from lorawright.divergence import hidden_states
-from lorawright.errors import ModelError
 from lorawright.eval_chats import EvalChat
 
 LENGTHS = (128, 512, 2048, 8192)  # upper ends of the classes of length, in tokens
@@ -72,20 +71,12 @@ def measure(
         chats: The evaluation set.
         tokens_per_pass: How many tokens one forward pass may hold.
         progress: Told of each number of chats that is done.
-
-    Raises:
-        ModelError: The model's logits are scaled or capped behind its head.
     """
-    if not head.fits(model):
-        raise ModelError(
-            "scales or caps its logits, which this loss does not",
-            where=str(model.config.name_or_path),
-            hint="evaluate the merged folder with another tool",
-        )
-    found = Losses()
+    found, score = Losses(), _scorer(model)
     longest_first = sorted(chats, key=lambda chat: -len(chat.encoded.ids))
     for batch in _rectangles(longest_first, tokens_per_pass):
-        _add(found, model, batch)
+        for chat, (losses_P, hits_P) in zip(batch, score(batch), strict=True):
+            _add(found, chat, losses_P, hits_P)
         progress(len(batch))
     return found
 
@@ -108,33 +99,67 @@ def _rectangles(chats: Sequence[EvalChat], tokens_per_pass: int) -> Iterator[lis
         yield batch
 
 
-@torch.no_grad()
-def _add(found: Losses, model: Any, batch: Sequence[EvalChat]) -> None:
-    hidden_BTH = hidden_states(model, [chat.encoded.ids for chat in batch])
+Scores = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+def _scorer(model: Any) -> Callable[[Sequence[EvalChat]], Scores]:
+    """For each chat of a batch, losses and hits at its positions.
+
+    From hidden states and the head's product where that is what the model's logits are, else from
+    the model's own, chat by chat.
+    """
     output = model.get_output_embeddings()
-    for chat, hidden_TH in zip(batch, hidden_BTH, strict=True):
-        positions = _positions(chat)
-        picked = torch.tensor(positions, device=hidden_TH.device)
-        targets_P = torch.tensor(
-            [chat.encoded.ids[p + 1] for p in positions], device=hidden_TH.device
-        )
-        losses_P, hits_P = head.token_losses(
-            hidden_TH[picked], output.weight, output.bias, targets_P
-        )
-        index = {position: number for number, position in enumerate(positions)}
 
-        def at(start: int, end: int, index: dict[int, int] = index) -> slice:
-            """Where the losses of tokens start…end stand."""
-            return slice(index[start - 1], index[end - 2] + 1)
+    @torch.no_grad()
+    def by_product(batch: Sequence[EvalChat]) -> Scores:
+        hidden_BTH = hidden_states(model, [chat.encoded.ids for chat in batch])
+        return [
+            head.token_losses(
+                hidden_TH[_tensor(_positions(chat), model)],
+                output.weight,
+                output.bias,
+                _tensor(_targets(chat), model),
+            )
+            for chat, hidden_TH in zip(batch, hidden_BTH, strict=True)
+        ]
 
-        for start, end in chat.encoded.spans:
+    def by_own(batch: Sequence[EvalChat]) -> Scores:
+        return [
+            head.own_token_losses(
+                model,
+                _tensor(chat.encoded.ids, model),
+                _tensor(_positions(chat), model),
+                _tensor(_targets(chat), model),
+            )
+            for chat in batch
+        ]
+
+    return by_product if head.measure(model) is head.Loss.CHUNKED else by_own
+
+
+def _tensor(values: Sequence[int], model: Any) -> torch.Tensor:
+    return torch.tensor(values, device=model.device)
+
+
+def _targets(chat: EvalChat) -> list[int]:
+    return [chat.encoded.ids[position + 1] for position in _positions(chat)]
+
+
+def _add(found: Losses, chat: EvalChat, losses_P: torch.Tensor, hits_P: torch.Tensor) -> None:
+    index = {position: number for number, position in enumerate(_positions(chat))}
+
+    def at(start: int, end: int) -> slice:
+        """Where the losses of tokens start…end stand."""
+        return slice(index[start - 1], index[end - 2] + 1)
+
+    for start, end in chat.encoded.spans:
+        where = at(start, end)
+        found.trained.add(losses_P[where], hits_P[where])
+        found.by_length[length_class(len(chat.encoded.ids))].add(losses_P[where], hits_P[where])
+    for role, (start, end) in chat.turns:
+        if end > start:
             where = at(start, end)
-            found.trained.add(losses_P[where], hits_P[where])
-            found.by_length[length_class(len(chat.encoded.ids))].add(losses_P[where], hits_P[where])
-        for role, (start, end) in chat.turns:
-            if end > start:
-                where = at(start, end)
-                found.by_role[str(role)].add(losses_P[where], hits_P[where])
+            found.by_role[str(role)].add(losses_P[where], hits_P[where])
 
 
 def _positions(chat: EvalChat) -> list[int]:

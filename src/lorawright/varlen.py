@@ -1,0 +1,129 @@
+"""Kernels that attend segment after segment in one call, and which of them works here.
+
+Shapes: N query heads, M key heads, T tokens, K keys, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from itertools import accumulate
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class VarlenIndex:
+    """A pass in the terms of varlen kernels: segment after segment, its keys one after another."""
+
+    keys: torch.Tensor
+    cumulative_queries: torch.Tensor
+    cumulative_keys: torch.Tensor
+    longest_queries: int
+    longest_keys: int
+
+    @classmethod
+    def of(
+        cls,
+        num_queries: Sequence[int],
+        sizes: Sequence[int],
+        paths: Sequence[Sequence[int]],
+        device: torch.device,
+    ) -> VarlenIndex:
+        """The index of a pass.
+
+        Args:
+            num_queries: Tokens of each segment of the pass.
+            sizes: Tokens of each segment there are keys of; those of other passes first.
+            paths: For each segment of the pass, the segments whose keys it sees.
+            device: Where its tensors go.
+        """
+        parts = torch.split(torch.arange(sum(sizes), device=device), list(sizes))
+        keys = [sum(sizes[number] for number in path) for path in paths]
+        return cls(
+            torch.cat([parts[number] for path in paths for number in path]),
+            torch.tensor([0, *accumulate(num_queries)], dtype=torch.int32, device=device),
+            torch.tensor([0, *accumulate(keys)], dtype=torch.int32, device=device),
+            max(num_queries),
+            max(keys),
+        )
+
+    @property
+    def sizes(self) -> tuple[torch.Tensor, torch.Tensor, int, int]:
+        """In the order that these kernels take them."""
+        return (
+            self.cumulative_queries,
+            self.cumulative_keys,
+            self.longest_queries,
+            self.longest_keys,
+        )
+
+
+Kernel = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, VarlenIndex, float | None], torch.Tensor
+]
+"""(queries_TND, keys_KMD, values_KMD, index, scale) → output_TND, causal from each end."""
+
+
+def _flash_attn(
+    query_TND: torch.Tensor,
+    key_KMD: torch.Tensor,
+    value_KMD: torch.Tensor,
+    index: VarlenIndex,
+    scale: float | None,
+) -> torch.Tensor:
+    from flash_attn import flash_attn_varlen_func
+
+    output_TND: torch.Tensor = flash_attn_varlen_func(
+        query_TND, key_KMD, value_KMD, *index.sizes, softmax_scale=scale, causal=True
+    )
+    return output_TND
+
+
+def _torch_varlen(
+    query_TND: torch.Tensor,
+    key_KMD: torch.Tensor,
+    value_KMD: torch.Tensor,
+    index: VarlenIndex,
+    scale: float | None,
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    grouped = query_TND.shape[1] != key_KMD.shape[1]
+    output = varlen_attn(
+        query_TND,
+        key_KMD,
+        value_KMD,
+        *index.sizes,
+        scale=scale,
+        window_size=(-1, 0),
+        enable_gqa=grouped,
+    )
+    assert isinstance(output, torch.Tensor)
+    return output
+
+
+@cache
+def kernel() -> Kernel | None:
+    """The best varlen kernel that works here; looked up once, it is called in each layer.
+
+    Installed is not enough: a build for another PyTorch fails when it is imported, and
+    FlashAttention 4 puts a package of the same name there without this function.
+    """
+    try:
+        from flash_attn import flash_attn_varlen_func  # noqa: F401
+    except (ImportError, OSError, RuntimeError, AttributeError):
+        return _torch_varlen if find_spec("torch.nn.attention.varlen") else None
+    return _flash_attn
+
+
+def broken_flash_attn() -> bool:
+    """Whether flash_attn is there and does not work."""
+    return find_spec("flash_attn") is not None and kernel() is not _flash_attn
+
+
+def name() -> str:
+    """Of the kernel that works here, for people."""
+    return "FlashAttention varlen" if kernel() is _flash_attn else "PyTorch's varlen attention"

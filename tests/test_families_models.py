@@ -1,0 +1,269 @@
+"""Other families than Qwen2: their steps are those of plain Transformers and PEFT, or refused."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from lorawright import attention, head, hub, model, ready, selfcheck, targets, train
+from lorawright.attention import OWN, SEGMENTS, PassShape
+from lorawright.config import Config
+from lorawright.config.schema import Dtype, ModelSettings
+from lorawright.errors import ModelError
+from lorawright.eval_chats import EvalChat
+from lorawright.evaluate import losses
+from lorawright.hardware import Device
+from lorawright.head import Loss
+from lorawright.screen import Screen
+from lorawright.types import EncodedChat
+
+SIZES = {
+    "vocab_size": 2304, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "pad_token_id": 2282,
+    "eos_token_id": 2284, "max_position_embeddings": 2048,
+}  # fmt: skip
+EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "granite": {"logits_scaling": 8.0, "attention_multiplier": 0.1},
+    "cohere2": {"logit_scale": 0.25, "sliding_window": 16},
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+    "bloom": {"n_layer": 2, "n_head": 2},
+    "gemma2": {"sliding_window": 16},
+    "mistral": {"sliding_window": 16},
+    "gpt_oss": {"sliding_window": 16, **EXPERTS},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512},  # dropout 0.1
+    "llama4_text": {"attention_chunk_size": 16, "intermediate_size_mlp": 48, **EXPERTS},
+    "phimoe": EXPERTS,  # jitter; its router is a linear layer that returns a tuple
+}
+
+
+def make_base(folder: Path, name: str, **more: Any) -> Path:
+    """A small random model with the tiny model's tokenizer."""
+    torch.manual_seed(0)
+    made = AutoModelForCausalLM.from_config(CONFIG_MAPPING[name](**SIZES, **more)).float()
+    for parameter in made.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.1)
+    made.save_pretrained(folder)
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(hub.model_folder("tiny") / file, folder / file)
+    return folder
+
+
+def settled(config: Config, base: Path, **lora: Any) -> Config:
+    return config.model_copy(
+        update={
+            "model": ModelSettings(name=str(base), dtype=Dtype.FLOAT32),
+            "lora": config.lora.model_copy(update={"rank": 4, **lora}),
+        }
+    )
+
+
+def plain_losses(config: Config, base: Path) -> list[float]:
+    """Two steps by Transformers and PEFT, eager, chat by chat, no dropout of the base's own."""
+    plan = ready.get_ready(config, Screen()).plan
+    chats = ready.get_ready(config, Screen()).prepared.train
+    known = CONFIG_MAPPING[_model_type(base)].from_pretrained(base)
+    for key, value in known.to_dict().items():
+        if "drop" in key or "jitter" in key:
+            setattr(known, key, 0.0 if isinstance(value, float) else value)
+    found = AutoModelForCausalLM.from_pretrained(base, config=known, attn_implementation="eager")
+    torch.manual_seed(config.training.seed)
+    made = model.lora_config(config.lora)
+    made.exclude_modules = targets.routers(found) or None
+    made.fan_in_fan_out = targets.are_transposed(found)
+    wrapped = get_peft_model(found, made).train()
+    trained = [p for p in wrapped.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=config.training.learning_rate, weight_decay=0.0)
+    losses = []
+    for number in range(len(plan)):
+        optimizer.zero_grad()
+        losses.append(0.0)
+        for index in plan.chats(number):
+            chat = chats[int(index)]
+            ids_T = torch.tensor(chat.ids)
+            logits_TV = wrapped(input_ids=ids_T[None], use_cache=False).logits[0]
+            places = torch.tensor([place for span in chat.spans for place in range(*span)])
+            loss = torch.nn.functional.cross_entropy(
+                logits_TV[places - 1], ids_T[places], reduction="sum"
+            )
+            loss = loss / plan[number].num_trained_tokens
+            loss.backward()
+            losses[-1] += float(loss.detach())
+        torch.nn.utils.clip_grad_norm_(trained, config.training.max_grad_norm)
+        optimizer.step()
+    return losses
+
+
+def _model_type(base: Path) -> str:
+    return str(CONFIG_MAPPING["llama"].get_config_dict(base)[0]["model_type"])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_steps_are_those_of_plain_transformers(
+    make_config: Callable[..., Config], tmp_path: Path, name: str
+) -> None:
+    base = make_base(tmp_path / "base", name, **FAMILIES[name])
+    config = settled(
+        make_config(
+            8, batch_size=4, logging_steps=1, schedule="constant", warmup_ratio=0.0,
+            weight_decay=0.0, optimizer="adamw_torch", epochs=1,
+        ),
+        base,
+    )  # fmt: skip
+    folder = train.run(config).folder
+    got = [line["loss"] for line in folder.read_metrics() if "loss" in line]
+    assert got == pytest.approx(plain_losses(config, base), abs=5e-6)
+    assert len(got) == 2
+
+
+def base_of(name: str, implementation: str, tmp_path: Path, **more: Any) -> Any:
+    folder = make_base(tmp_path / name, name, **more)
+    settings = ModelSettings(name=str(folder), dtype=Dtype.FLOAT32)
+    return model.load_base(
+        settings, folder, Device.CPU, training=True, implementation=implementation
+    )
+
+
+def test_a_leak_between_chats_is_found(tmp_path: Path) -> None:
+    """Convolutions run along the row; facts would have kept LFM2's chats apart."""
+    base = base_of("lfm2", OWN, tmp_path, **FAMILIES["lfm2"])
+    with pytest.raises(ModelError, match="sees the chat before it") as error:
+        selfcheck.settle(base, together=True)
+    assert "`training.tokens_per_pass: 1`" in str(error.value.hint)
+    assert selfcheck.settle(base, together=False) is Loss.CHUNKED
+
+
+def test_scaled_logits_are_found_by_measuring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = base_of("granite", SEGMENTS, tmp_path, **FAMILIES["granite"])
+    assert selfcheck.settle(base, together=True) is Loss.OWN
+    monkeypatch.setattr(head, "fits", lambda _: True)  # a key that nobody has heard of
+    assert selfcheck.settle(base, together=True) is Loss.OWN
+
+
+@pytest.mark.parametrize("name", ["granite", "xlstm", "mistral"])
+def test_evaluation_takes_the_logits_of_the_model(tmp_path: Path, name: str) -> None:
+    """Scaled and capped logits too, where the product with the head's weight is another loss."""
+    sizes = {"num_heads": 2, "num_blocks": 2, "chunk_size": 16} if name == "xlstm" else {}
+    base = base_of(name, OWN, tmp_path, **{**FAMILIES.get(name, {}), **sizes}).eval()
+    ids = tuple(range(100, 160))
+    encoded = EncodedChat(ids, ((20, 30), (40, 60)), "chats.jsonl", 1)
+    conversation: Any = None  # its texts are not looked at
+    chat = EvalChat(encoded, conversation, ())
+    found = losses.measure(base, [chat], 512, lambda number: None)
+    with torch.no_grad():
+        logits_TV = base(torch.tensor(ids)[None], use_cache=False).logits[0]
+    places = torch.tensor([*range(20, 30), *range(40, 60)])
+    expected = torch.nn.functional.cross_entropy(logits_TV[places - 1], torch.tensor(ids)[places])
+    assert found.trained.figures()["loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [Dtype.FLOAT32, Dtype.BFLOAT16])
+@pytest.mark.parametrize("implementation", [SEGMENTS, OWN])
+def test_no_false_alarm(dtype: Dtype, implementation: str) -> None:
+    settings = ModelSettings(name="tiny", dtype=dtype)
+    base = model.load_base(
+        settings, hub.model_folder("tiny"), Device.CPU, training=True, implementation=implementation
+    )
+    assert selfcheck.settle(base, together=True) is Loss.CHUNKED
+    assert base.config._attn_implementation == (SEGMENTS if implementation == SEGMENTS else "sdpa")
+
+
+QUERY, KEYS = torch.zeros(1, 2, 4, 8), torch.zeros(1, 2, 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "named"),
+    [
+        ({"s_aux": torch.zeros(2)}, "s_aux"),
+        ({"softcap": 50.0}, "softcap"),
+        ({"sliding_window": 8}, "sliding_window"),
+    ],
+)
+@pytest.mark.parametrize("attend", [attention.attend, attention.attend_varlen])
+def test_attention_that_asks_for_more_is_refused(
+    attend: Any, keywords: dict[str, Any], named: str
+) -> None:
+    module, shape = torch.nn.Identity(), PassShape.plain(4)
+    harmless = {"sliding_window": None, "position_ids": torch.zeros(1), "output_attentions": False}
+    with pytest.raises(ModelError, match=named):
+        attend(module, QUERY, KEYS, KEYS, None, pass_shape=shape, **{**harmless, **keywords})
+    with pytest.raises(ModelError, match="attention_mask"):
+        attend(module, QUERY, KEYS, KEYS, torch.ones(4, 4), pass_shape=shape)
+    with pytest.raises(ModelError, match="which tokens of a pass are one chat"):
+        attend(module, QUERY, KEYS, KEYS, None)
+    output, _ = attention.attend(module, QUERY, KEYS, KEYS, None, pass_shape=shape, **harmless)
+    assert output.shape == (1, 4, 2, 8)
+
+
+def test_a_family_that_no_attention_fits_says_the_way_out(
+    make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Doge masks by what it has learned: refused, and trains by its own attention."""
+    base = make_base(tmp_path / "base", "doge", keep_window_size=8)
+    config = settled(make_config(4, batch_size=4), base)
+    with pytest.raises(ModelError, match="attention_mask") as error:
+        train.run(config)
+    assert "`training.share_prefixes: false`" in str(error.value.hint)
+    alone = {"tokens_per_pass": 1, "share_prefixes": False}
+    training = config.training.model_copy(update=alone)
+    assert train.run(config.model_copy(update={"training": training})).num_steps == 1
+
+
+def test_base_dropout_is_off_and_said(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", "gpt2", **FAMILIES["gpt2"])
+    reasons = ready.get_ready(settled(make_config(4), base), Screen()).resolved.reasons
+    assert "resid_pdrop 0.1" in reasons["lora.dropout"]
+    settings = ModelSettings(name=str(base), dtype=Dtype.FLOAT32)
+    loaded = model.load_base(settings, base, Device.CPU, training=True)
+    rates = {m.p for m in loaded.modules() if isinstance(m, torch.nn.Dropout)}
+    assert rates == {0.0}
+
+
+def test_experts_are_a_note_before_hours_of_training(
+    make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    base = make_base(tmp_path / "base", "gpt_oss", **FAMILIES["gpt_oss"])
+    config = settled(make_config(4), base)
+    assert "`merge`" in ready.get_ready(config, Screen()).resolved.reasons["lora.target_modules"]
+    narrow = settled(make_config(4), base, target_modules=["q_proj"])
+    assert "lora.target_modules" not in ready.get_ready(narrow, Screen()).resolved.reasons
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (["q_proj", "vproj"], "no layer is called `vproj`; did you mean `v_proj`?"),
+        (["xyz"], "no layer is called `xyz`"),
+        ("q_proj,v_proj", "`q_proj,v_proj` as a whole"),
+    ],
+)
+def test_target_modules_that_are_not_there(wanted: Any, message: str) -> None:
+    settings = ModelSettings(name="tiny", dtype=Dtype.FLOAT32)
+    base = model.load_base(settings, hub.model_folder("tiny"), Device.CPU, training=True)
+    with pytest.raises(ModelError) as error:
+        targets.refuse_unknown(base, wanted)
+    assert message in error.value.what
+    assert "q_proj, k_proj, v_proj, o_proj" in str(error.value.hint)
+
+
+@pytest.mark.parametrize("wanted", ["all-linear", ["q_proj", "mlp.up_proj"], r".*\.[qv]_proj"])
+def test_target_modules_that_are(wanted: Any) -> None:
+    settings = ModelSettings(name="tiny", dtype=Dtype.FLOAT32)
+    base = model.load_base(settings, hub.model_folder("tiny"), Device.CPU, training=True)
+    targets.refuse_unknown(base, wanted)
+
+
+def test_a_family_that_transformers_does_not_know(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama9"}')
+    with pytest.raises(ModelError, match="llama9"):
+        model.load_base(ModelSettings(name="x"), tmp_path, Device.CPU, training=True)
