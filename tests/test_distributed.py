@@ -258,10 +258,12 @@ def test_machines_with_other_data_do_not_begin(
 def test_a_step_that_is_not_finite_is_not_applied(
     strategy: str, ranks: Ranks, make_run: MakeRun
 ) -> None:
-    config = make_run(strategy, learning_rate=1e30, max_grad_norm=0.0, save_steps=50)
+    away = {"learning_rate": 10, "weight_decay": 100, "max_grad_norm": 0.0}
+    config = make_run(strategy, save_steps=50, **away)
     job = train.prepare_only(config, Start.NEW, Screen())
     assert ranks.ask([job, job]) == [1, 1]
-    assert "train.jsonl:" in ranks.words() and "is nan" in ranks.words()
+    words = ranks.words()
+    assert "train.jsonl:" in words and ("is nan" in words or "is not finite" in words)
     folder = RunFolder(Path(config.training.output))
     assert not folder.adapter.exists() and checkpoint.latest(folder.checkpoints) is None
 

@@ -233,7 +233,7 @@ def test_taken_folder_is_refused(make_config: MakeConfig) -> None:
 
 def test_nonfinite_loss_stops_before_the_step(make_config: MakeConfig) -> None:
     """The error names the step's chats; no adapter is written."""
-    config = make_config(learning_rate=1e30, max_grad_norm=0.0)
+    config = make_config(learning_rate=10, weight_decay=100, max_grad_norm=0.0)
     with pytest.raises(TrainError, match=r"train\.jsonl:\d+") as caught:
         train.run(config)
     assert "not applied" in str(caught.value.hint)
