@@ -267,3 +267,28 @@ def test_harness_gets_base_and_adapter(
     assert found["lm_eval"] == {"tasks": "gsm8k", "path": str(trained_run.path / "lm-eval")}
     with pytest.raises(LorawrightError, match="ended with code 3"):
         harness.run(base, trained_run.adapter, "broken", tmp_path, "cpu")
+
+
+def test_the_report_is_renewed_and_a_changed_answer_printed(
+    trained_run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = trained_run.path / "report.html"
+    before = page.read_text("utf-8")
+    assert "Answers side by side" not in before
+    assert run_cli(str(trained_run.path), "--samples", "4", "--max-new-tokens", "24") == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == f"report: {page}"
+    assert "Answers side by side" in page.read_text("utf-8")
+    found = json.loads((trained_run.path / "evaluation.json").read_text())
+    changed = next(one for one in found["samples"] if one["base"] != one["tuned"])
+    assert f"{changed['file']}:{changed['line']}" in out
+    counts = found["answers"]
+    assert sum(counts.values()) == 4
+    assert f"answers: {counts['better']} better, {counts['worse']} worse" in out
+    assert "it learned: loss" in out and found["standard_error"] > 0
+
+
+def test_the_standard_error_is_over_chats(found: dict[str, Any]) -> None:
+    """Eight chats of two kinds: what chance explains is less than half of the difference."""
+    difference = found["base"]["loss"] - found["tuned"]["loss"]
+    assert 0 < found["standard_error"] < difference / 2

@@ -13,12 +13,14 @@ from typing import Any
 
 import orjson
 import pytest
+import yaml
 
 from lorawright import report, run_facts
 from lorawright.cli import run as command
 from lorawright.report import charts, page
 from lorawright.report.summary import summarize
 from lorawright.report.words import WORDS, Language, own_language
+from lorawright.types import Kind
 
 Capture = pytest.CaptureFixture[str]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -112,7 +114,7 @@ def test_every_word_is_used() -> None:
     package = Path(report.__file__).parents[1]
     files = [*(package / "report").glob("*.py"), *(package / "assets" / "report").glob("*.jinja")]
     source = "".join(f.read_text("utf-8") for f in files if f.name != "words.py")
-    built = ("state_", "set_", "mem_", "use_")
+    built = ("state_", "set_", "mem_", "use_", "kind_", "answer_")
     unused = [
         key for key in WORDS
         if not key.startswith(built) and not re.search(rf"\bt\.{key}\b|['\"]{key}['\"]", source)
@@ -202,7 +204,7 @@ def test_summary_tells_overfitting_from_learning(own_run: Path) -> None:
     losses = [2.0, 1.0, 1.3]
     lines(own_run, *({"step": n, "eval_loss": x} for n, x in enumerate(losses, 1)))
     summary = summarize(run_facts.read(own_run))
-    assert summary.headline.key == "learned" and summary.best_step == 2
+    assert summary.headline.key == "learned" and summary.outcome.best_step == 2
     assert [remark.key for remark in summary.remarks] == ["overfit"]
     lines(own_run, {"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0})
     assert summarize(run_facts.read(own_run)).headline.key == "train_only"
@@ -258,13 +260,96 @@ def test_bad_input(own_run: Path, tmp_path: Path, capsys: Capture) -> None:
     assert command(["report", str(own_run), "--lang", "fr"]) == 2
     assert capsys.readouterr().err.startswith("error: --lang: is `fr`, expected en or zh")
     assert command(["report", str(tmp_path / "none")]) == 1
-    assert "no such run folder" in capsys.readouterr().err
+    assert "no such run" in capsys.readouterr().err
     assert command(["report", str(own_run), "-o", str(tmp_path / "no" / "folder.html")]) == 1
     assert "cannot be written" in capsys.readouterr().err
     (own_run / "evaluation.json").write_text("{")
     assert command(["report", str(own_run)]) == 1
     error = capsys.readouterr().err
     assert "evaluation.json: is not valid JSON" in error and "hint:" in error
+
+
+def test_a_fraction_is_called_the_evaluation_set(own_run: Path) -> None:
+    """`data.eval: 0.05` is no name of a file."""
+    found = evaluation()
+    write_json(own_run / "evaluation.json", found | {"data": found["data"] | {"name": "0.05"}})
+    text = Tags(report.write(own_run, Language.CHINESE).read_text("utf-8")).text
+    assert "评估集 的 4 段对话" in text and "0.05 的" not in text
+
+
+def test_answers_that_got_worse_are_marked(own_run: Path) -> None:
+    found = evaluation()
+    worse, better = (dict(found["samples"][0]) for _ in range(2))
+    worse["scores"] = {"base": scores("tuned") | {"exact_match": True}, "tuned": scores("tuned")}
+    better["scores"] = {"base": scores("base"), "tuned": scores("tuned") | {"chrf": 90.0}}
+    samples = [worse, better, better]
+    write_json(own_run / "evaluation.json", found | {"samples": samples})
+    tags = Tags(report.write(own_run, Language.ENGLISH).read_text("utf-8"))
+    assert "2 better, 1 worse, 0 as good as the base's" in tags.text
+    classes = [value for name, value in tags.attributes if name == "class"]
+    assert classes.count("tag bad") == 1
+
+
+def test_nothing_is_shown_as_an_empty_card(own_run: Path) -> None:
+    text = report.write(own_run, Language.ENGLISH).read_text("utf-8")
+    assert '<div class="figure"><span class="none">' not in text
+    assert text.count('<div class="card">') == 4, "answers were not measured"
+
+
+def test_the_title_says_which_run(own_run: Path) -> None:
+    plan = orjson.loads((own_run / "plan.json").read_bytes())
+    command = ["lorawright", "train", "/home/x/my config.yaml", "--resume"]
+    write_json(own_run / "plan.json", plan | {"resume_command": command})
+    config = yaml.safe_load((own_run / "config.yaml").read_text("utf-8"))
+    config["model"]["name"] = "/models/Base-1B"
+    (own_run / "config.yaml").write_text(yaml.safe_dump(config))
+    text = report.write(own_run, Language.ENGLISH).read_text("utf-8")
+    day = plan["started"][:10]
+    assert f"<title>run · Base-1B · {day} · lorawright</title>" in text
+    assert "<span>my config.yaml</span>" in text
+
+
+def test_words_of_other_modules_pass_one_place(
+    own_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"file": "a.jsonl", "line": 7, "path": "x", "message": "is empty", "kind": "shape"}
+    (own_run / "rejected.jsonl").write_bytes(orjson.dumps(row) + b"\n")
+    data = orjson.loads((own_run / "data.json").read_bytes())
+    write_json(own_run / "data.json", data | {"num_by_kind": {"duplicate": 51, "order": 2}})
+    monkeypatch.setattr(page, "outside", lambda text, language: f"«{text}»")
+    text = Tags(report.write(own_run, Language.CHINESE).read_text("utf-8")).text
+    assert "«is empty»" in text and "重复 51" in text and "角色顺序 2" in text
+    reasons = orjson.loads((own_run / "plan.json").read_bytes())["reasons"]
+    assert reasons and text.count("«") == 1 + len(reasons)
+
+
+def test_every_kind_has_a_word() -> None:
+    assert {f"kind_{kind}" for kind in Kind} == {key for key in WORDS if key.startswith("kind_")}
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ((0.5, 0.4), "Lowest loss on the evaluation set: b (0.4000); next a (0.5000)."),
+        ((0.5, 0.499), "No clear difference"),
+    ],
+)
+def test_a_comparison_has_a_verdict(
+    own_run: Path, tmp_path: Path, losses: tuple[float, float], said: str
+) -> None:
+    runs = [shutil.copytree(own_run, tmp_path / name) for name in "ab"]
+    for run, loss in zip(runs, losses, strict=True):
+        lines(run, {"step": 0, "eval_loss": 2.0}, {"step": 4, "eval_loss": loss})
+        text = (run / "config.yaml").read_text()
+        (run / "config.yaml").write_text(text.replace("output: ", f"output: {loss}"))
+    made = report.compare(runs, Language.ENGLISH, tmp_path / "c.html").read_text("utf-8")
+    assert said in Tags(made).text and "training.output" not in made
+    assert made.count('<div class="bar">') == 2
+    data = orjson.loads((runs[0] / "data.json").read_bytes())
+    data["eval"]["num_chats"] += 1
+    write_json(runs[0] / "data.json", data)
+    other = report.compare(runs, Language.ENGLISH, tmp_path / "c.html").read_text("utf-8")
+    assert "not evaluated on the same chats" in other
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")

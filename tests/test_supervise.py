@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -33,7 +35,7 @@ folder = Path({folder!r})
 def begin(rank):
     return control.Pulse(folder, rank, {launcher})
 def end(rank, **facts):
-    control.write_end(folder, End(rank, time.time(), **facts))
+    control.write_end(folder, End(rank, time.monotonic(), **facts))
 """
 TRAINS = "begin({0})('step 1: forward'); end({0}, seconds=1.5)"
 WAITS = "beat = begin({0}); beat('step 1: forward'); beat('step 1: backward'); time.sleep(60)"
@@ -111,6 +113,54 @@ def test_the_silent_one_is_blamed_first() -> None:
     assert supervise.standing_still([], 60, now) == []
 
 
+SUPERVISOR = """
+import sys
+from pathlib import Path
+from lorawright import supervise
+from lorawright.signals import Stop
+supervise.ASLEEP_SECONDS = 1.0
+folder = Path(sys.argv[1])
+watched = supervise.Watched(folder, folder / "log", 2.0, num_threads=1, several_machines=False)
+supervise.run(sys.argv[2:], watched, Stop(), lambda event: None)
+"""
+
+
+def test_a_group_that_was_stopped_and_goes_on_does_not_hang(tmp_path: Path) -> None:
+    """SIGSTOP for longer than the timeout, as a laptop's lid or a frozen container; then SIGCONT.
+
+    The launcher looks first, before the others have had time to move.
+    """
+    prefix = RANK.format(folder=str(tmp_path), launcher=None)
+    moves = "beat = begin({0})\nfor n in range(40): beat(f'step {{n}}'); time.sleep(0.1)\nend({0})"
+    codes = [prefix + moves.format(rank) for rank in (0, 1)]
+    starter = [sys.executable, "-c", STARTER, "", *codes]
+    launcher = subprocess.Popen([sys.executable, "-c", SUPERVISOR, str(tmp_path), *starter])
+    while len(control.read_beats(tmp_path)) < 2:
+        time.sleep(0.05)
+    pids = [launcher.pid, *(beat.pid for beat in control.read_beats(tmp_path))]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(3)
+    os.kill(pids[0], signal.SIGCONT)
+    time.sleep(0.5)
+    for pid in pids[1:]:
+        os.kill(pid, signal.SIGCONT)
+    assert launcher.wait(30) == 0
+    assert sorted(control.read_ends(tmp_path)) == [0, 1]
+
+
+def test_the_clock_of_the_day_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set forward by a day while processes run: nobody hangs, nobody is silent."""
+    pulse = control.Pulse(tmp_path, 0, None)
+    monkeypatch.setattr(time, "time", lambda: 86_400.0 * 30_000)
+    pulse("step 1: forward")
+    (beat,) = control.read_beats(tmp_path)
+    assert abs(beat.progress_time - time.monotonic()) < 5
+    assert supervise._Watch().standing_still([beat], 60) == []
+
+
 def test_a_signal_is_passed_on_once(tmp_path: Path) -> None:
     listens = (
         "got = []; signal.signal(signal.SIGTERM, lambda *_: got.append(1)); begin({0})('step 1')\n"
@@ -144,8 +194,6 @@ def test_a_process_ends_with_its_launcher(tmp_path: Path) -> None:
     code = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {body!r}])\n"
     wait = "from lorawright import control; from pathlib import Path\n"
     wait += f"while not control.read_beats(Path({str(tmp_path)!r})): time.sleep(0.01)"
-    import subprocess
-
     subprocess.run([sys.executable, "-c", code + wait], check=True)
     deadline = time.monotonic() + 10
     while alive(tmp_path) and time.monotonic() < deadline:

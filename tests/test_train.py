@@ -267,7 +267,8 @@ def test_run_folder_is_complete(make_config: MakeConfig) -> None:
     template = (hub.model_folder("tiny") / "chat_template.jinja").read_bytes()
     assert (folder.adapter / "chat_template.jinja").read_bytes() == template
     assert list(folder.tensorboard.rglob("events.out.tfevents.*"))
-    line = next(folder.read_metrics())
+    first, line, *_ = folder.read_metrics()
+    assert first["step"] == 0 and "eval_loss" in first
     assert line.keys() >= {
         "step", "loss", "grad_norm", "learning_rate", "tokens", "trained_tokens",
         "tokens_per_second", "seconds",

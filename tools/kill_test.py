@@ -32,7 +32,7 @@ from lorawright.screen import Screen
 from lorawright.train import Start
 
 STRATEGIES = ["none", "ddp", "zero1", "zero3", "fsdp2"]
-NUM_LINES = 11  # of the run's metrics: eight steps, three evaluations
+NUM_LINES = 12  # of the run's metrics: eight steps, four evaluations
 CLOCKED = ("seconds", "tokens_per_second", "eval_seconds")
 
 

@@ -14,6 +14,7 @@ from huggingface_hub import ModelCardData
 
 from lorawright import hub
 from lorawright.i18n import translate
+from lorawright.outcome import Change, Outcome
 from lorawright.run_facts import RunFacts
 
 FILE = "README.md"
@@ -159,19 +160,30 @@ def _settings(facts: RunFacts) -> list[str]:
 
 
 def _results(facts: RunFacts) -> list[str]:
-    losses = [line["loss"] for line in facts.steps if line["loss"] is not None]
-    evals = [line["eval_loss"] for line in facts.evals if line["eval_loss"] is not None]
+    found = facts.outcome
     rows: list[tuple[str, str]] = []
-    if losses:
+    if found.first_loss is not None:
         name = translate("training loss, first and last step")
-        rows.append((name, f"{losses[0]:.4f}, {losses[-1]:.4f}"))
-    if evals:
-        rows.append((translate("evaluation loss, end of training"), f"{evals[-1]:.4f}"))
+        if found.num_last > 1:
+            num = found.num_last
+            name = translate(f"training loss, first step and mean of the last {num} logged")
+        rows.append((name, f"{found.first_loss:.4f}, {found.last_loss:.4f}"))
+    if found.eval_last is not None:
+        rows.append((translate("evaluation loss, end of training"), _with_first(found)))
     rows += _evaluation(facts.evaluation or {})
     if not rows:
         return []
     head = (translate("figure"), translate("value"))
     return [f"## {translate('Results')}\n", _table(head, rows)]
+
+
+def _with_first(found: Outcome) -> str:
+    """The last evaluation, and what it is to be compared with."""
+    if found.change is None:
+        return f"{found.eval_last:.4f}"
+    since = "base" if found.eval_first_step == 0 else f"step {found.eval_first_step}"
+    unclear = "; no clear change" if found.change is Change.UNCLEAR else ""
+    return f"{found.eval_last:.4f} ({since} {found.eval_first:.4f}{unclear})"
 
 
 def _evaluation(found: dict[str, Any]) -> list[tuple[str, str]]:

@@ -97,5 +97,5 @@ def departure(job: Job, folder: RunFolder, start: Start, screen: Screen) -> Job:
     latest, notes = resume.find(folder, job.identity, anyway=anyway)
     for text in notes:
         screen.note(text)
-    folder.rewind_metrics(0 if latest is None else checkpoint.step_of(latest))
+    folder.rewind_metrics(-1 if latest is None else checkpoint.step_of(latest))
     return replace(job, resume_from=latest)

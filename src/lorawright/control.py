@@ -4,6 +4,9 @@
     rank-3.end.json   how it ended; a process that is gone without one was killed
     events.jsonl      what rank 0 has to show, line by line
 
+Times are `time.monotonic()`: one clock for all processes of a machine, which no correction of the
+time of day moves, and which stands still while a laptop sleeps.
+
 Files, because they outlive a process that is killed, and because a process that hangs in a
 collective still leaves its last word.
 """
@@ -34,8 +37,8 @@ class Beat:
         pid: On this machine.
         doing: In words: `step 12: backward`.
         count: Grows with every sign of progress; equal work has equal counts on all ranks.
-        progress_time: Unix time of the last progress.
-        alive_time: Unix time of the last sign of life.
+        progress_time: Of the last progress, by the machine's monotonic clock.
+        alive_time: Of the last sign of life, by the same clock.
     """
 
     rank: int
@@ -52,7 +55,7 @@ class End:
 
     Attributes:
         rank: Over all machines.
-        time: Unix time.
+        time: By the machine's monotonic clock.
         stopped_by: The signal that ended the run early, after a checkpoint.
         error: Class, what, where and hint of a `LorawrightError`; None if all went well.
         lost: The error is that other processes have gone: a consequence, not a cause.
@@ -80,14 +83,14 @@ class Pulse:
         self._file = os.open(folder / f"rank-{rank}.beat", os.O_WRONLY | os.O_CREAT)
         self._launcher_pid = launcher_pid
         self._lock = threading.Lock()
-        now = time.time()
+        now = time.monotonic()
         self._beat = Beat(rank, os.getpid(), "starting", 0, now, now)
         self._write()
         threading.Thread(target=self._live, daemon=True).start()
 
     def __call__(self, doing: str) -> None:
         """Notes progress."""
-        now = time.time()
+        now = time.monotonic()
         with self._lock:
             before = self._beat
             self._beat = Beat(before.rank, before.pid, doing, before.count + 1, now, now)
@@ -100,7 +103,7 @@ class Pulse:
                 os._exit(1)  # nobody would report on this process, or stop it
             with self._lock:
                 before = asdict(self._beat)
-                self._beat = Beat(**{**before, "alive_time": time.time()})
+                self._beat = Beat(**{**before, "alive_time": time.monotonic()})
                 self._write()
 
     def _write(self) -> None:

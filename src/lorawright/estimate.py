@@ -73,6 +73,26 @@ class Memory:
         return self.weights + self.adapter + self.activations + self.logits + self.runtime
 
 
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds that a run will take: all steps, one evaluation, and how many of those there are.
+
+    The first evaluation is before the first step, the last behind the last one.
+    """
+
+    steps: float
+    evaluation: float
+    num_evaluations: int
+
+    @property
+    def evaluations(self) -> float:
+        return self.evaluation * self.num_evaluations
+
+    @property
+    def total(self) -> float:
+        return self.steps + self.evaluations
+
+
 def read_shape(folder: Path) -> ModelShape | None:
     """Sizes from a model folder's config.json; None for a model that names them otherwise."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -106,6 +126,12 @@ def product_flops(
     per_weight = 6 if checkpointing else 4
     head = 4 * shape.vocabulary * shape.hidden
     return per_weight * shape.num_linear * num_tokens + head * num_trained_tokens
+
+
+def forward_flops(shape: ModelShape, *, num_tokens: int, num_trained_tokens: int) -> int:
+    """Floating-point operations of an evaluation's matrix products."""
+    head = 2 * shape.vocabulary * shape.hidden
+    return 2 * shape.num_linear * num_tokens + head * num_trained_tokens
 
 
 def memory(

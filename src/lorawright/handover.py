@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from lorawright import chat, report, run_facts, view
+from lorawright.job import Job
 from lorawright.model import Trainable
 from lorawright.plan import Plan
 from lorawright.prepare import Prepared
-from lorawright.resolve import Resolved
 from lorawright.run_facts import SampleRow
 from lorawright.run_folder import RunFolder
 
 
-def start(
-    run: RunFolder,
-    resolved: Resolved,
-    plan: Plan,
-    prepared: Prepared,
-    tokenizer_folder: Path,
-    trainable: Trainable,
-) -> None:
+def start(run: RunFolder, plan: Plan, prepared: Prepared, job: Job, trainable: Trainable) -> None:
     """Writes what the report needs, so that it never needs data or model."""
-    tokenizer = chat.load(tokenizer_folder, resolved.config.model.name)
+    tokenizer = chat.load(job.model_folder, job.resolved.config.model.name)
     rows = [
         SampleRow(
             chosen.file,
@@ -34,13 +25,13 @@ def start(
         for chosen in run_facts.choose(prepared.train)
     ]
     numbers = (trainable.num_trainable, trainable.num_total)
-    run_facts.write_start(run, resolved, plan, prepared, rows, numbers)
+    run_facts.write_start(run, job, plan, prepared, rows, numbers)
 
 
 def end(
     run: RunFolder, seconds: float, stopped_by: str | None, peak_memory_bytes: int | None
 ) -> None:
-    """Writes how it ended, and the report; `seconds`: of this sitting."""
+    """Writes how it ended, and the report; `seconds`: of all sittings."""
     run_facts.write_end(
         run,
         {

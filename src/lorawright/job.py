@@ -32,6 +32,7 @@ class Job:
         resume_from: The checkpoint to go on from, or None.
         control: Folder where processes and launcher talk, once there are any.
         launcher_pid: The launcher's; processes end with it. None: nobody to follow.
+        resume_command: What goes on with the run after a stop; None if a program has started it.
     """
 
     resolved: Resolved
@@ -42,6 +43,7 @@ class Job:
     resume_from: Path | None
     control: Path | None = None
     launcher_pid: int | None = None
+    resume_command: list[str] | None = None
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -67,6 +69,7 @@ class Job:
                     "resume_from": None if self.resume_from is None else str(self.resume_from),
                     "control": None if self.control is None else str(self.control),
                     "launcher_pid": self.launcher_pid,
+                    "resume_command": self.resume_command,
                 },
                 option=orjson.OPT_INDENT_2,
             ),
@@ -91,4 +94,5 @@ class Job:
             resume_from=None if resume_from is None else Path(resume_from),
             control=None if found["control"] is None else Path(found["control"]),
             launcher_pid=found["launcher_pid"],
+            resume_command=found["resume_command"],
         )

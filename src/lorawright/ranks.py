@@ -13,10 +13,11 @@ from lorawright.control import Pulse
 from lorawright.distributed import Group
 from lorawright.errors import TrainError
 from lorawright.job import Job
+from lorawright.records import Watcher
 from lorawright.run_folder import RunFolder
 from lorawright.screen import Screen
 from lorawright.signals import Stop
-from lorawright.trainer import PlannedTrainer, Watcher
+from lorawright.trainer import PlannedTrainer
 
 VISIBLE_SECONDS = 30.0  # for a file of rank 0 to be seen by another machine
 
@@ -89,6 +90,7 @@ def watcher(job: Job, folder: RunFolder, screen: Screen, stop: Stop, group: Grou
         on_log=on_log,
         on_step=screen.step,
         on_saved=on_saved,
+        on_evaluating=screen.evaluating,
         should_stop=lambda: group.highest(stop.number or 0) > 0,
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lorawright import compiled, estimate, hardware, hub, modules, prepare
 from lorawright.config.schema import Config
+from lorawright.estimate import Times
 from lorawright.plan import Order, Plan
 from lorawright.prepare import Prepared
 from lorawright.resolve import Resolved, resolve
@@ -67,7 +68,7 @@ def get_ready(config: Config, screen: Screen) -> Ready:
     _warn_of_memory(resolved, screen)
     plan = make_plan(resolved.config, prepared.train)
     ready = _with_compiler(Ready(prepared, resolved, plan, folder))
-    screen.planned(ready.resolved, plan)
+    screen.planned(ready.resolved, plan, lambda: planned_times(ready))
     return ready
 
 
@@ -98,7 +99,8 @@ def _with_compiler(ready: Ready) -> Ready:
     if wish != "auto":
         return ready
     long = ready.plan.num_steps * ready.plan.batch_size >= COMPILED_CHATS
-    seconds = planned_seconds(ready) if long else 0.0  # short runs are not worth a measurement
+    times = planned_times(ready) if long else None  # short runs are not worth a measurement
+    seconds = None if times is None else times.steps
     decided, reason = compiled.pays(wish, seconds, ready.resolved.hardware.device)
     training = ready.config.training.model_copy(update={"compile": decided})
     resolved = replace(
@@ -150,9 +152,7 @@ def totals(plan: Plan) -> Totals:
     )
 
 
-def estimate_seconds(
-    ready: Ready, num_computed_tokens: int, num_trained_tokens: int
-) -> float | None:
+def estimate_times(ready: Ready, num_computed_tokens: int, num_trained_tokens: int) -> Times | None:
     """Time of the whole run, from one measured matrix product; None for unknown sizes."""
     shape = estimate.read_shape(ready.model_folder)
     if shape is None:
@@ -172,11 +172,21 @@ def estimate_seconds(
         shape.hidden,
         shape.ffn,
     )
-    return estimate.TIME_OVER_PRODUCTS * flops / speed / num_ranks
+    seconds_per_flop = estimate.TIME_OVER_PRODUCTS / speed / num_ranks
+    evaluation = ready.prepared.eval
+    if evaluation is None:
+        return Times(seconds_per_flop * flops, 0.0, 0)
+    one = estimate.forward_flops(
+        shape,
+        num_tokens=int(evaluation.num_tokens_N.sum()),
+        num_trained_tokens=int(evaluation.num_trained_N.sum()),
+    )
+    regular, rest = divmod(ready.plan.num_steps, training.eval_steps)
+    return Times(seconds_per_flop * flops, seconds_per_flop * one, 1 + regular + bool(rest))
 
 
-def planned_seconds(ready: Ready) -> float | None:
+def planned_times(ready: Ready) -> Times | None:
     """A quick estimate of the whole run, as if nothing were shared."""
     train, epochs = ready.prepared.train, ready.plan.num_steps / ready.plan.steps_per_epoch
     num_tokens, num_trained = train.num_tokens_N.sum(), train.num_trained_N.sum()
-    return estimate_seconds(ready, int(num_tokens * epochs), int(num_trained * epochs))
+    return estimate_times(ready, int(num_tokens * epochs), int(num_trained * epochs))

@@ -23,9 +23,10 @@ import orjson
 
 from lorawright import checkpoint
 from lorawright.errors import RunFolderError
+from lorawright.job import Job
+from lorawright.outcome import Outcome, outcome
 from lorawright.plan import Plan
 from lorawright.prepare import Prepared
-from lorawright.resolve import Resolved
 from lorawright.run_folder import RunFolder, open_run
 from lorawright.types import EncodedChat
 from lorawright.view import Glyph
@@ -99,9 +100,9 @@ class RunFacts:
     vllm: dict[str, Any] | None
 
     @property
-    def seconds(self) -> float:
-        """Time in optimizer steps, over all sittings of a resumed run."""
-        return sum(line.get("seconds") or 0.0 for line in self.steps)
+    def outcome(self) -> Outcome:
+        """The figures that are told."""
+        return outcome([*self.steps, *self.evals])
 
 
 def read(path: str | Path) -> RunFacts:
@@ -194,13 +195,14 @@ def _rows(path: Path) -> list[SampleRow]:
 
 def write_start(
     run: RunFolder,
-    resolved: Resolved,
+    job: Job,
     plan: Plan,
     prepared: Prepared,
     rows: Iterable[SampleRow],
     num_parameters: tuple[int, int],
 ) -> None:
     """What is known before the first step; `num_parameters`: trained, and all."""
+    resolved = job.resolved
     memory = resolved.memory
     evaluation = prepared.eval
     content = {
@@ -209,6 +211,7 @@ def write_start(
         "steps_per_epoch": plan.steps_per_epoch,
         "num_trainable": num_parameters[0],
         "num_parameters": num_parameters[1],
+        "resume_command": job.resume_command,
         "reasons": resolved.reasons,
         "memory": None if memory is None else {**asdict(memory), "total": memory.total},
         "lengths": {

@@ -5,27 +5,38 @@ rank 0: Relay(folder) ──events.jsonl──► launcher: replay(event, screen
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lorawright import control
+from lorawright.estimate import Times
 from lorawright.model import Trainable
 from lorawright.plan import Plan
 from lorawright.prepare import Prepared
+from lorawright.records import StepRecord
 from lorawright.resolve import Resolved
-from lorawright.trainer import StepRecord
+
+TimesOf = Callable[[], Times | None]  # called where it is shown: it measures for 0.2 s
+SECONDS_BETWEEN_EVENTS = 0.2  # of an evaluation; its passes may be short
 
 
 class Screen:
-    """Told of everything; the terminal overrides it, a library call stays silent."""
+    """Told of everything; the terminal overrides it, a library call stays silent.
+
+    `stopping` comes from another thread, as soon as a signal has: steps may take minutes.
+    """
 
     def rows(self, num_rows: int) -> None: ...
     def prepared(self, prepared: Prepared) -> None: ...
-    def planned(self, resolved: Resolved, plan: Plan) -> None: ...
+    def planned(self, resolved: Resolved, plan: Plan, times: TimesOf) -> None: ...
     def begin(self, plan: Plan, trainable: Trainable, first_step: int) -> None: ...
     def step(self, number: int, record: StepRecord) -> None: ...
+    def evaluating(self, num_done: int, num_all: int) -> None: ...
     def line(self, line: dict[str, float]) -> None: ...
+    def stopping(self) -> None: ...
     def note(self, text: str) -> None: ...
     def warn(self, text: str) -> None: ...
     def end(self) -> None: ...
@@ -36,6 +47,7 @@ class Relay(Screen):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._last_evaluating = 0.0
 
     def begin(self, plan: Plan, trainable: Trainable, first_step: int) -> None:
         facts = asdict(trainable)
@@ -43,6 +55,12 @@ class Relay(Screen):
 
     def step(self, number: int, record: StepRecord) -> None:
         control.send(self._folder, "step", number=number, record=asdict(record))
+
+    def evaluating(self, num_done: int, num_all: int) -> None:
+        now = time.monotonic()
+        if num_done == num_all or now - self._last_evaluating > SECONDS_BETWEEN_EVENTS:
+            self._last_evaluating = now
+            control.send(self._folder, "evaluating", num_done=num_done, num_all=num_all)
 
     def line(self, line: dict[str, float]) -> None:
         control.send(self._folder, "line", line=line)
@@ -61,6 +79,8 @@ def replay(event: dict[str, Any], screen: Screen, plan: Plan) -> None:
             screen.begin(plan, Trainable(**event["trainable"]), event["first_step"])
         case "step":
             screen.step(event["number"], StepRecord(**event["record"]))
+        case "evaluating":
+            screen.evaluating(event["num_done"], event["num_all"])
         case "line":
             screen.line(event["line"])
         case "note":

@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +27,7 @@ from lorawright.signals import Stop
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0  # for the others to notice that one of them is gone
 SILENT_SECONDS = 15.0  # without a sign of life: stopped, or stuck inside a library
+ASLEEP_SECONDS = 5.0  # between two looks of ours: we were stopped, and so may the processes be
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +134,9 @@ def _watch(
         show_all: Called all the time.
     """
     passed_on = False
-    started = time.time()
+    watch = _Watch()
     while process.poll() is None:
+        watch.look()
         show_all()
         beats = control.read_beats(watched.folder)
         ends = control.read_ends(watched.folder)
@@ -144,14 +146,14 @@ def _watch(
                 _signal(beat.pid, signal.SIGTERM)
         for beat in beats:
             if beat.rank not in deaths and not control.is_alive(beat.pid):
-                deaths[beat.rank] = time.time()
+                deaths[beat.rank] = time.monotonic()
         mute = _mute(beats, ends, deaths)
         if (mute or any(end.error for end in ends.values())) and _waited(deaths, ends):
             return _died(mute[0]) if mute else None
-        if not beats and time.time() - started > watched.timeout_seconds:
+        if not beats and time.monotonic() - watch.awake_since > watched.timeout_seconds:
             return _not_begun(process, watched)
         running = [beat for beat in beats if beat.rank not in ends]
-        still = standing_still(running, watched.timeout_seconds, time.time())
+        still = watch.standing_still(running, watched.timeout_seconds)
         if still:
             for beat in running:
                 _signal(beat.pid, signal.SIGUSR1)  # each writes its stack into the log
@@ -159,6 +161,36 @@ def _watch(
             return _hung(still, running, watched)
         time.sleep(POLL_SECONDS)
     return None
+
+
+@dataclass
+class _Watch:
+    """Since when we have been looking without a break.
+
+    A group of processes that is stopped and goes on (SIGSTOP and SIGCONT, a debugger, a frozen
+    container) has had no time to move: nobody is blamed for what was before.
+    """
+
+    awake_since: float = field(default_factory=time.monotonic)
+    last_look: float = field(default_factory=time.monotonic)
+
+    def look(self) -> None:
+        now = time.monotonic()
+        if now - self.last_look > ASLEEP_SECONDS:
+            self.awake_since = now
+        self.last_look = now
+
+    def standing_still(self, beats: list[Beat], timeout_seconds: float) -> list[Beat]:
+        since = self.awake_since
+        seen = [
+            replace(
+                beat,
+                progress_time=max(beat.progress_time, since),
+                alive_time=max(beat.alive_time, since),
+            )
+            for beat in beats
+        ]
+        return standing_still(seen, timeout_seconds, time.monotonic())
 
 
 def _mute(beats: list[Beat], ends: dict[int, End], deaths: dict[int, float]) -> list[Beat]:
@@ -169,7 +201,7 @@ def _mute(beats: list[Beat], ends: dict[int, End], deaths: dict[int, float]) -> 
 
 def _waited(deaths: dict[int, float], ends: dict[int, End]) -> bool:
     times = [*deaths.values(), *(end.time for end in ends.values() if end.error)]
-    return bool(times) and time.time() - min(times) > GRACE_SECONDS
+    return bool(times) and time.monotonic() - min(times) > GRACE_SECONDS
 
 
 def standing_still(beats: list[Beat], timeout_seconds: float, now: float) -> list[Beat]:
@@ -236,7 +268,7 @@ def _without_a_word(
     """accelerate has ended, and not every process has said how."""
     beats = control.read_beats(watched.folder)
     for beat in beats:
-        deaths.setdefault(beat.rank, time.time())
+        deaths.setdefault(beat.rank, time.monotonic())
     mute = _mute(beats, ends, deaths)
     if mute:
         return _died(mute[0])

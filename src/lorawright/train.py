@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -44,21 +45,22 @@ from lorawright.distributed import ALONE, Group
 from lorawright.head import Loss
 from lorawright.job import Job
 from lorawright.model import Trainable
+from lorawright.outcome import Outcome, outcome
 from lorawright.plan import Plan
 from lorawright.ready import (
     Ready,
-    estimate_seconds,
     evaluation_plan,
     get_ready,
     make_plan,
 )
+from lorawright.records import Watcher
 from lorawright.run_folder import RunFolder
 from lorawright.screen import Screen, replay
 from lorawright.signals import Stop, stop_on_signals
-from lorawright.trainer import PlannedTrainer, Watcher, own_autocast, sft_config
+from lorawright.trainer import PlannedTrainer, own_autocast, sft_config
 
 __all__ = [
-    "Ready", "Result", "Screen", "Start", "describe", "estimate_seconds", "evaluation_plan",
+    "Ready", "Result", "Screen", "Start", "describe", "evaluation_plan",
     "get_ready", "make_plan", "prepare_only", "run", "run_rank", "settle",
 ]  # fmt: skip
 
@@ -70,6 +72,7 @@ class Result:
     """What came out.
 
     `stopped_by` is the signal that ended the run early, or None; the run can then be resumed.
+    `first_loss` and `last_loss` are single steps'; `outcome` has the figures that are told.
     """
 
     folder: RunFolder
@@ -79,6 +82,7 @@ class Result:
     eval_loss: float | None
     seconds: float
     stopped_by: signal.Signals | None
+    outcome: Outcome
 
 
 def run(
@@ -87,6 +91,7 @@ def run(
     start: Start = Start.NEW,
     screen: Screen | None = None,
     source: Path | None = None,
+    command: Sequence[str] | None = None,
 ) -> Result:
     """Fine-tunes once, in this process or in several that are started here.
 
@@ -95,21 +100,25 @@ def run(
         start: Begin, begin anew, or go on from the newest complete checkpoint.
         screen: Told of everything; silent by default.
         source: The config's file: its folder is never taken for an output.
+        command: What goes on with the run after a stop; kept in the run folder.
 
     Raises:
         LorawrightError: With an address and a hint, whatever was wrong.
     """
     screen = screen or Screen()
     ready, job = settle(config, start, screen, source)
+    job = replace(job, resume_command=None if command is None else list(command))
     folder = RunFolder(Path(config.training.output))
     overwrite = start is Start.OVERWRITE
-    with stop_on_signals() as stop, claim.held(folder, config, start):
+    with stop_on_signals(tell=screen.stopping) as stop, claim.held(folder, config, start):
         job = claim.departure(job, folder, start, screen)
         if launch.is_launched(ready.config):
-            seconds, stopped_by = _launch(job, ready, folder, screen, stop, overwrite=overwrite)
+            _, stopped_by = _launch(job, ready, folder, screen, stop, overwrite=overwrite)
         else:
-            seconds, stopped_by = _train(job, ready, folder, screen, stop, overwrite=overwrite)
-    result = _result(folder, ready.plan, seconds, stopped_by)
+            _, stopped_by = _train(job, ready, folder, screen, stop, overwrite=overwrite)
+    if stopped_by is not None:
+        stopped_by = stop.number or stopped_by  # a launcher passes Ctrl-C on as SIGTERM
+    result = _result(folder, ready.plan, stopped_by)
     if config.distributed.machine_rank == 0:
         _hand_over(ready, result)
     return result
@@ -168,7 +177,7 @@ def run_rank(job: Job, screen: Screen, pulse: Pulse | None) -> tuple[float, int 
     folder = RunFolder(Path(resolved.config.training.output))
     alone = pulse is None and group.is_main  # with a launcher, that holds the lock
     with (
-        stop_on_signals(patient=pulse is not None) as stop,
+        stop_on_signals(patient=pulse is not None, tell=screen.stopping) as stop,
         lock.held(folder.path, run_names.LOCK) if alone else nullcontext(),
     ):
         ended = _train(job, ready, folder, screen, stop, group=group, pulse=pulse)
@@ -203,22 +212,23 @@ def _train(
         if overwrite:
             claim.clear(folder, screen)
         if group.is_main:
-            _write_facts(folder, ready, job.identity, model.count(wrapped))
+            _write_facts(folder, ready, job, model.count(wrapped))
         group.barrier()
         watcher = ranks.watcher(job, folder, screen, stop, group)
-        trainer = _build_trainer(ready, wrapped, args, watcher)
+        first_step = 0 if job.resume_from is None else checkpoint.step_of(job.resume_from)
+        due = group.gather(_evaluation_is_due(ready, folder, first_step, args.eval_delay))[0]
+        trainer = _build_trainer(ready, wrapped, args, watcher, evaluates_first=due)
         settings, device = ready.config.distributed, ready.resolved.hardware.device
         distributed.check_started(trainer.accelerator, settings, device)
         if pulse is not None:
             ranks.follow(trainer, pulse)
-        first_step = 0 if job.resume_from is None else checkpoint.step_of(job.resume_from)
         screen.begin(ready.plan, model.count(wrapped), first_step)
         started = time.perf_counter()
         with mishaps.refused_pickle(job.resume_from):
             trainer.train(resume_from_checkpoint=job.resume_from and str(job.resume_from))
         seconds = time.perf_counter() - started
         screen.end()
-        if trainer.state.global_step < len(ready.plan):
+        if trainer.cut_short or trainer.state.global_step < len(ready.plan):
             return seconds, group.highest(stop.number or 0) or None
         adapter.save(trainer, ready.config, folder, group)
     return seconds, None
@@ -291,7 +301,19 @@ def _load_model(ready: Ready, folder: Path, screen: Screen) -> Any:
     return wrapped
 
 
-def _build_trainer(ready: Ready, wrapped: Any, args: Any, watcher: Watcher) -> PlannedTrainer:
+def _evaluation_is_due(ready: Ready, folder: RunFolder, step: int, delay: float) -> bool:
+    """Before the first step, or where a stop has cut the evaluation short."""
+    if ready.prepared.eval is None:
+        return False
+    regular = step % ready.config.training.eval_steps == 0 or step == len(ready.plan)
+    if step > 0 and not (regular and step >= delay):
+        return False
+    return not any("eval_loss" in line and line["step"] == step for line in folder.read_metrics())
+
+
+def _build_trainer(
+    ready: Ready, wrapped: Any, args: Any, watcher: Watcher, *, evaluates_first: bool
+) -> PlannedTrainer:
     evaluation = ready.prepared.eval
     trackers.set_environment(Path(args.output_dir).parent)
     return PlannedTrainer(
@@ -305,6 +327,7 @@ def _build_trainer(ready: Ready, wrapped: Any, args: Any, watcher: Watcher) -> P
         tokenizer=_load_tokenizer(ready),
         watcher=watcher,
         autocasts=own_autocast(ready.config),
+        evaluates_first=evaluates_first,
     )
 
 
@@ -319,9 +342,7 @@ def _load_tokenizer(ready: Ready) -> Any:
     return found
 
 
-def _write_facts(
-    folder: RunFolder, ready: Ready, identity: dict[str, Any], trainable: Trainable
-) -> None:
+def _write_facts(folder: RunFolder, ready: Ready, job: Job, trainable: Trainable) -> None:
     folder.write_facts(
         ready.config,
         ready.resolved.reasons,
@@ -329,11 +350,9 @@ def _write_facts(
         ready.prepared.stats,
         ready.prepared.certificate,
         ready.prepared.rejected,
-        identity["base_weights"],
+        job.identity["base_weights"],
     )
-    handover.start(
-        folder, ready.resolved, ready.plan, ready.prepared, ready.model_folder, trainable
-    )
+    handover.start(folder, ready.plan, ready.prepared, job, trainable)
 
 
 def _identity(ready: Ready, base_folder: Path) -> dict[str, Any]:
@@ -341,16 +360,17 @@ def _identity(ready: Ready, base_folder: Path) -> dict[str, Any]:
     return resume.identity(ready.config, ready.plan, ready.prepared, weights)
 
 
-def _result(folder: RunFolder, plan: Plan, seconds: float, stopped_by: int | None) -> Result:
+def _result(folder: RunFolder, plan: Plan, stopped_by: int | None) -> Result:
     lines = list(folder.read_metrics())
     losses = [line["loss"] for line in lines if "loss" in line]
-    evals = [line["eval_loss"] for line in lines if "eval_loss" in line]
+    found = outcome(lines)
     return Result(
         folder=folder,
         num_steps=plan.num_steps,
         first_loss=losses[0] if losses else float("nan"),
         last_loss=losses[-1] if losses else float("nan"),
-        eval_loss=evals[-1] if evals else None,
-        seconds=seconds,
+        eval_loss=found.eval_last,
+        seconds=found.seconds,
         stopped_by=None if stopped_by is None else signal.Signals(stopped_by),
+        outcome=found,
     )

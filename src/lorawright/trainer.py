@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from lorawright import distributed, dropout, head, trackers
+from lorawright import distributed, dropout, head, records, trackers
 from lorawright.config import trl_fields
 from lorawright.config.schema import Config, Dtype, Strategy
 from lorawright.errors import ConfigError, TrainError
@@ -29,29 +28,9 @@ from lorawright.hardware import Device
 from lorawright.layout import PassKind
 from lorawright.model import evaluation_mode, to_float32
 from lorawright.passes import StepDataset, step_tensors
-from lorawright.plan import Plan
+from lorawright.plan import Plan, Step
+from lorawright.records import StepRecord, Watcher
 from lorawright.store import ChatStore
-
-
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """What happened in one optimizer step."""
-
-    num_tokens: int
-    num_trained_tokens: int
-    num_hits: int
-    entropy_sum: float | None
-    seconds: float
-
-
-@dataclass
-class Watcher:
-    """Where a trainer reports to; the run folder and the terminal implement it."""
-
-    on_log: Callable[[dict[str, float]], None] = lambda line: None
-    on_step: Callable[[int, StepRecord], None] = lambda number, record: None
-    on_saved: Callable[[Path], None] = lambda folder: None
-    should_stop: Callable[[], bool] = lambda: False
 
 
 def sft_config(config: Config, device: Device, output: Path, *, evaluates: bool) -> SFTConfig:
@@ -137,6 +116,7 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         tokenizer: Transformers'; saved with every checkpoint.
         watcher: Told of every step, line and checkpoint.
         autocasts: Whether to compute in bfloat16 by ourselves, see `own_autocast`.
+        evaluates_first: Whether an evaluation is due before the first step of this sitting.
     """
 
     def __init__(
@@ -152,6 +132,7 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         tokenizer: Any,
         watcher: Watcher,
         autocasts: bool = False,
+        evaluates_first: bool = False,
     ) -> None:
         self.plan = plan
         self.chats = train
@@ -159,6 +140,8 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         self.log_entropy = log_entropy
         self.watcher = watcher
         self.autocasts = autocasts
+        self.evaluates_first = evaluates_first
+        self.cut_short = False
         self.implementation = str(model.config._attn_implementation)
         self.records: list[StepRecord] = []
         self.num_skipped = 0  # steps since the last line that float16's scaler left out
@@ -174,6 +157,11 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         self.remove_callback(PrinterCallback)
         to_float32(self.model)  # TRL makes a quantized model's adapter bfloat16
         self.draws = dropout.draws_of(self.model)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """All steps, or as many as there are until a signal; see `cut_short`."""
+        with suppress(_StoppedBeforeAStep):
+            return super().train(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Planned steps in order; the plan has shuffled, and knows this rank's share."""
@@ -254,20 +242,20 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
 
     @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Loss and accuracy as means over all trained tokens of the evaluation set."""
+        """Loss and accuracy as means over all trained tokens of the evaluation set.
+
+        A signal ends it after the pass that runs: nothing is logged, `cut_short` is set, and the
+        run is saved, so that resuming it evaluates here.
+        """
         assert self.eval_chats is not None and self.eval_plan is not None
         started = time.perf_counter()
-        model = self.model_wrapped
-        evaluation_mode(model)
+        evaluation_mode(self.model_wrapped)
         numbers = head.sum_dtype(self.args.device)
         sums_K = torch.zeros(2, dtype=numbers, device=self.args.device)
-        num_targets, rank = 0, self.args.process_index
+        num_targets = 0
         for step in self.eval_plan.evaluation():
-            for tensors in step_tensors(step, rank, self.eval_chats, self.implementation):
-                with self.compute_loss_context_manager():
-                    output = model(**self._prepare_inputs(tensors))
-                sums_K[0] += output["loss_sum"]
-                sums_K[1] += output["num_hits"]
+            if not self._evaluate_step(step, sums_K):
+                return self._cut_evaluation_short()
             num_targets += step.num_trained_tokens
         loss_sum, num_hits = self.accelerator.reduce(sums_K, "sum").tolist()
         metrics = {
@@ -281,10 +269,33 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         self.control: Any = handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _evaluate_step(self, step: Step, sums_K: torch.Tensor) -> bool:
+        """Adds the sums of some chats; whether it came to their end."""
+        assert self.eval_chats is not None and self.eval_plan is not None
+        num_all = len(self.eval_chats)
+        num_before = step.number * self.eval_plan.batch_size
+        passes = step_tensors(step, self.args.process_index, self.eval_chats, self.implementation)
+        for number, tensors in enumerate(passes, start=1):
+            with self.compute_loss_context_manager():
+                output = self.model_wrapped(**self._prepare_inputs(tensors))
+            sums_K[0] += output["loss_sum"]
+            sums_K[1] += output["num_hits"]
+            num_done = num_before + len(step.chats) * number // len(passes)
+            self.watcher.on_evaluating(num_done, num_all)
+            if num_done < num_all and self.watcher.should_stop():
+                return False
+        return True
+
+    def _cut_evaluation_short(self) -> dict[str, float]:
+        self.cut_short = True
+        self.control.should_save = self.control.should_training_stop = True
+        self.control.should_evaluate = False  # Transformers asks again at the epoch's end
+        return {"eval_loss": math.nan}  # for who compares checkpoints by it: never the best
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the steps since the last line amount to."""
         if "loss" in logs:
-            logs |= _summary(self.records, self._over_ranks)
+            logs |= records.summary(self.records, self._over_ranks)
             self.records.clear()
             if self.num_skipped:
                 logs["skipped_steps"] = self.num_skipped
@@ -308,28 +319,16 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         """Not in checkpoints; TRL writes one into each."""
 
 
-def _summary(records: list[StepRecord], over_ranks: Callable[[float], float]) -> dict[str, float]:
-    seconds = sum(record.seconds for record in records)
-    num_tokens = sum(record.num_tokens for record in records)
-    num_trained = sum(record.num_trained_tokens for record in records)
-    num_hits = sum(record.num_hits for record in records)
-    entropies = [record.entropy_sum for record in records if record.entropy_sum is not None]
-    return {
-        **({"entropy": over_ranks(sum(entropies)) / num_trained} if entropies else {}),
-        "tokens": num_tokens,
-        "trained_tokens": num_trained,
-        "token_accuracy": over_ranks(num_hits) / num_trained,
-        "tokens_per_second": num_tokens / seconds,
-        "seconds": seconds,
-    }
-
-
 def _only(items: list[Any]) -> Any:
     """The one item of a batch of one."""
     return items[0]
 
 
 MOST_SKIPPED = 10  # steps in a row that a loss scaler may take to find its scale
+
+
+class _StoppedBeforeAStep(Exception):
+    """Transformers looks at `should_training_stop` behind a step only."""
 
 
 @dataclass
@@ -344,6 +343,13 @@ class _StepGuard(TrainerCallback):  # type: ignore[misc] # transformers is follo
     last_saved: int = field(default=-1)
     num_skipped: int = field(default=0)  # in a row
     scale: float = field(default=0.0)  # before the step
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.evaluates_first:
+            self.trainer.evaluate()
+        if self.trainer.cut_short or self.trainer.watcher.should_stop():
+            self.trainer.cut_short = True
+            raise _StoppedBeforeAStep
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         scaler = self.trainer.accelerator.scaler

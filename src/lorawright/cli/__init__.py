@@ -134,6 +134,9 @@ def _run(arguments: list[str], with_traceback: bool) -> int:
             return 2
         return _print(as_error(fault))
     except KeyboardInterrupt:
+        from lorawright.cli import console
+
+        console.err().print("stopped by SIGINT")
         return 130
     except typer.Abort:
         return 1

@@ -38,18 +38,24 @@ def evaluate(
     config = read_config(folder)
     quiet()
     from lorawright import evaluate as stage
+    from lorawright.cli.verdict import renew_report
 
     options = stage.Options(data, base, samples, max_new_tokens, lm_eval)
     with TaskBar(quiet=json) as progress:
         found = stage.run(folder, config, options, progress)
     console.note_unfinished(found["adapter"])
+    page = renew_report(folder.path)
     if json:
         console.print_json(found)
-    else:
-        _print(found, str(folder.path / stage.RESULT))
+        return
+    _print(found)
+    out = console.out()
+    out.print(f"all figures and answers: {folder.path / stage.RESULT}", markup=False)
+    if page is not None:
+        out.print(f"report: {page}", markup=False)
 
 
-def _print(found: dict[str, Any], path: str) -> None:
+def _print(found: dict[str, Any]) -> None:
     from rich.table import Table
 
     from lorawright.cli import console
@@ -57,7 +63,7 @@ def _print(found: dict[str, Any], path: str) -> None:
 
     out, data = console.out(), found["data"]
     out.print(
-        f"{data['name']}: {console.number(data['num_chats'])} chats, "
+        f"{_name(data['name'])}: {console.number(data['num_chats'])} chats, "
         f"{console.number(data['num_trained_tokens'])} trained tokens",
         markup=False,
     )
@@ -75,8 +81,36 @@ def _print(found: dict[str, Any], path: str) -> None:
             cells = (_cell(pair[model], "loss", ".4f") for model in ("base", "tuned"))
             table.add_row(f"{unit} {name}", *cells)
     out.print(table)
+    _print_verdict(found)
     _print_sample(found)
-    out.print(f"all figures and answers: {path}", markup=False)
+
+
+def _name(name: str) -> str:
+    from lorawright.report.page import is_fraction
+
+    return "evaluation set" if is_fraction(name) else name
+
+
+def _print_verdict(found: dict[str, Any]) -> None:
+    """What the figures say, and by how much answers moved."""
+    from lorawright.cli import console
+    from lorawright.cli.verdict import in_words
+    from lorawright.i18n import translate
+    from lorawright.outcome import judge, margin
+
+    out, base, error = console.out(), found["base"], found["standard_error"]
+    if base is None:
+        return
+    before, after = base["loss"], found["tuned"]["loss"]
+    least = f"{margin(before, error):.4f}"
+    figures = translate(f"loss {before:.4f} → {after:.4f}; what is below {least} may be chance")
+    out.print(in_words(judge(before, after, error), figures))
+    if found["answers"] is not None:
+        better, worse, equal = (found["answers"][key] for key in ("better", "worse", "equal"))
+        out.print(
+            f"answers: {better} better, {worse} worse, {equal} as good as the base's "
+            "(by exact match, then by more than one point of chrF)"
+        )
 
 
 ROWS = (
@@ -102,13 +136,18 @@ def _cell(figures: dict[str, Any] | None, key: str, form: str) -> str:
 
 
 def _print_sample(found: dict[str, Any]) -> None:
-    """The first answer, in full; the rest stands in the file."""
+    """The first answer that changed, in full; the rest stands in the file."""
     from lorawright.cli import console
+    from lorawright.outcome import Change, answer_change
 
     if not found["samples"]:
         return
-    sample, out = found["samples"][0], console.out()
-    out.print(f"\n{sample['file']}:{sample['line']}", markup=False)
+    samples, out = found["samples"], console.out()
+    sample = next((one for one in samples if one["base"] != one["tuned"]), samples[0])
+    base, tuned = sample["scores"]["base"], sample["scores"]["tuned"]
+    change = answer_change(base, tuned) if base and tuned else Change.UNCLEAR
+    mark = "" if change is Change.UNCLEAR else f" ({change})"
+    out.print(f"\n{sample['file']}:{sample['line']}{mark}", markup=False)
     for name in ("reference", "base", "tuned"):
         if sample[name] is not None:
             out.print(console.lead("bold", name, sample[name]))

@@ -42,6 +42,7 @@ def export(
     folder, _ = open_run(run)
     config = read_config(folder)
     quiet()
+    from lorawright.cli.verdict import renew_report
     from lorawright.export import gguf, ollama, vllm
 
     options = gguf.Options(
@@ -62,6 +63,7 @@ def export(
             found = gguf.run(folder, config, options, progress)
             adapter = next(iter(found.values()))["adapter"]
     console.note_unfinished(adapter)
+    renew_report(folder.path)
     if json:
         console.print_json(found)
     else:

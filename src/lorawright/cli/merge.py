@@ -26,11 +26,13 @@ def merge(
     config = read_config(folder)
     quiet()
     from lorawright import merge as stage
+    from lorawright.cli.verdict import renew_report
 
     options = stage.Options(Path(output) if output else None, data, max_kl, overwrite)
     with TaskBar(quiet=json) as progress:
         found = stage.run(folder, config, options, progress)
     console.note_unfinished(found["adapter"])
+    renew_report(folder.path)
     if json:
         console.print_json(found)
     else:

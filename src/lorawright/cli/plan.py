@@ -10,6 +10,7 @@ from lorawright.cli.options import ConfigFile, Json, Overrides
 
 if TYPE_CHECKING:
     from lorawright.config import Config
+    from lorawright.estimate import Times
     from lorawright.ready import Ready, Totals
 
 
@@ -38,31 +39,36 @@ def plan(
         screen.warn = console.warn  # type: ignore[method-assign]
         ready = stage.get_ready(settings, screen)
     totals = stage.totals(ready.plan)
-    seconds, peak = _cost(settings, ready, totals, probe=probe)
+    times, peak = _cost(settings, ready, totals, probe=probe)
     if json:
-        console.print_json(_facts(ready, totals, seconds, peak, probe=probe))
+        console.print_json(_facts(ready, totals, times, peak, probe=probe))
     else:
-        _print(ready, totals, seconds, peak, probe=probe)
+        _print(ready, totals, times, peak, probe=probe)
 
 
 def _cost(
     settings: Config, ready: Ready, totals: Totals, *, probe: bool
-) -> tuple[float | None, int | None]:
+) -> tuple[Times | None, int | None]:
     """Seconds and bytes: estimated, or measured by the run's first steps."""
+    from lorawright.ready import estimate_times
+
+    times = estimate_times(ready, totals.num_computed_tokens, totals.num_trained_tokens)
     if probe:
         from lorawright import probe as measuring
+        from lorawright.estimate import Times
 
         measured = measuring.run(settings, ready, totals)
-        return measured.seconds, measured.peak_memory_bytes
-    from lorawright.ready import estimate_seconds
-
+        if times is None:
+            return Times(measured.seconds, 0.0, 0), measured.peak_memory_bytes
+        factor = measured.seconds / times.steps
+        scaled = Times(measured.seconds, times.evaluation * factor, times.num_evaluations)
+        return scaled, measured.peak_memory_bytes
     memory = ready.resolved.memory
-    seconds = estimate_seconds(ready, totals.num_computed_tokens, totals.num_trained_tokens)
-    return seconds, None if memory is None else memory.total
+    return times, None if memory is None else memory.total
 
 
 def _facts(
-    ready: Ready, totals: Totals, seconds: float | None, peak: int | None, *, probe: bool
+    ready: Ready, totals: Totals, times: Times | None, peak: int | None, *, probe: bool
 ) -> dict[str, object]:
     return {
         "num_steps": len(ready.plan),
@@ -74,7 +80,9 @@ def _facts(
         "num_passes": totals.num_passes,
         "exact": totals.exact,
         "peak_memory_bytes": peak,
-        "seconds": seconds,
+        "seconds": None if times is None else times.total,
+        "num_evaluations": None if times is None else times.num_evaluations,
+        "evaluation_seconds": None if times is None else times.evaluations,
         "probed": probe,
         "derived": ready.resolved.reasons,
     }
@@ -96,8 +104,18 @@ def _schedule(ready: Ready) -> str:
     return f"{text}; step 1 has learning rate 0" if from_zero else text
 
 
+def _of_it(times: Times) -> str:
+    """What of the time is evaluation."""
+    from lorawright.cli import console
+
+    if not times.num_evaluations:
+        return ""
+    each = console.duration(times.evaluation)
+    return f", of it evaluation {times.num_evaluations} × {each}"
+
+
 def _print(
-    ready: Ready, totals: Totals, seconds: float | None, peak: int | None, *, probe: bool
+    ready: Ready, totals: Totals, times: Times | None, peak: int | None, *, probe: bool
 ) -> None:
     from lorawright.cli import console
     from lorawright.i18n import translate
@@ -123,12 +141,12 @@ def _print(
             f"activations {memory.activations / 1e9:.1f}, logits {memory.logits / 1e9:.1f}, "
             f"libraries {memory.runtime / 1e9:.1f}, adapter {memory.adapter / 1e9:.1f}"
         )
-    if seconds is not None:
-        time = console.duration(seconds)
+    if times is not None:
+        time, of_it = console.duration(times.total), _of_it(times)
         if probe:
-            out.print(f"time       about {time}, by the first steps")
+            out.print(f"time       about {time}, by the first steps{of_it}")
         else:
-            out.print(f"time       about {time} on {ready.resolved.hardware.name}")
+            out.print(f"time       about {time} on {ready.resolved.hardware.name}{of_it}")
     for key, reason in ready.resolved.reasons.items():
         section, _, name = key.partition(".")
         value = getattr(getattr(ready.config, section), name)

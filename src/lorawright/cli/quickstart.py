@@ -30,12 +30,16 @@ def quickstart(
     quiet()
     from lorawright import train
     from lorawright.cli.screen import TrainScreen
-    from lorawright.cli.train import print_result
+    from lorawright.cli.train import print_result, resume_command
     from lorawright.config import load
 
     with TrainScreen() as screen:
         result = train.run(
-            load(config).config, start=train.Start.OVERWRITE, screen=screen, source=config
+            load(config).config,
+            start=train.Start.OVERWRITE,
+            screen=screen,
+            source=config,
+            command=resume_command(str(config), []),
         )
     print_result(result)
     out.rule("4. the same questions to base and tuned model", align="left")

@@ -42,7 +42,7 @@ def main(path: str) -> int:
 
     try:
         seconds, stopped_by = train.run_rank(job, _screen(rank, folder), pulse)
-        end = control.End(rank, time.time(), stopped_by=stopped_by, seconds=seconds)
+        end = control.End(rank, time.monotonic(), stopped_by=stopped_by, seconds=seconds)
     except (Exception, KeyboardInterrupt) as error:  # the outermost edge of this process
         traceback.print_exc()
         end = _end(rank, error)
@@ -73,12 +73,12 @@ def _end(rank: int, error: BaseException) -> End:
             "where": error.where,
             "hint": error.hint,
         }
-        return End(rank, time.time(), error=said)
+        return End(rank, time.monotonic(), error=said)
     line = str(error).strip().split("\n")[0][:300]
     lost = isinstance(error, KeyboardInterrupt) or any(word in str(error) for word in LOST)
     what = f"the other processes are gone: {line}" if lost else f"{type(error).__name__}: {line}"
     said = {"kind": "TrainError", "what": what, "where": f"rank {rank}", "hint": None}
-    return End(rank, time.time(), error=said, lost=lost)
+    return End(rank, time.monotonic(), error=said, lost=lost)
 
 
 if __name__ == "__main__":

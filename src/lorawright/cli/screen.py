@@ -7,13 +7,14 @@ from typing import Self
 
 from lorawright.cli import console
 from lorawright.cli.progress import RowCounter, StepBar
+from lorawright.hardware import Device
 from lorawright.i18n import translate
 from lorawright.model import Trainable
 from lorawright.plan import Plan
 from lorawright.prepare import Prepared
+from lorawright.records import StepRecord
 from lorawright.resolve import Resolved
-from lorawright.screen import Screen
-from lorawright.trainer import StepRecord
+from lorawright.screen import Screen, TimesOf
 
 
 class TrainScreen(Screen):
@@ -52,16 +53,17 @@ class TrainScreen(Screen):
         if not self._quiet:
             console.print_problems(prepared.problems)
 
-    def planned(self, resolved: Resolved, plan: Plan) -> None:
+    def planned(self, resolved: Resolved, plan: Plan, times: TimesOf) -> None:
         if self._quiet:
             return
+        self._tell(_steps(resolved, plan, times))
         for key, reason in resolved.reasons.items():
             section, _, name = key.partition(".")
             value = getattr(getattr(resolved.config, section), name)
-            console.note(f"{key}: {value}  ({translate(reason)})")
+            console.note(f"  {name}: {value}  ({translate(reason)})")
         memory = resolved.memory
         if memory is not None:
-            console.note(f"memory: about {memory.total / 1e9:.1f} GB at its peak")
+            console.note(f"  memory: about {memory.total / 1e9:.1f} GB at its peak")
 
     def begin(self, plan: Plan, trainable: Trainable, first_step: int) -> None:
         if self._quiet:
@@ -77,13 +79,33 @@ class TrainScreen(Screen):
         if self._bar is not None:
             self._bar.step(number, record.num_tokens, record.seconds)
 
+    def evaluating(self, num_done: int, num_all: int) -> None:
+        if self._bar is not None:
+            self._bar.evaluating(num_done, num_all)
+
+    def stopping(self) -> None:
+        if self._bar is not None and self._bar.evaluates:
+            text = translate(
+                "stopping after this pass of the evaluation, then saving; Ctrl-C again stops now"
+            )
+            self._tell(text)
+        else:
+            self._tell(translate("stopping after this step, then saving; Ctrl-C again stops now"))
+
+    def _tell(self, text: str) -> None:
+        """A line, above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.say(text)
+        else:
+            console.err().print(text, markup=False)
+
     def line(self, line: dict[str, float]) -> None:
         if self._bar is not None:
             self._bar.line(line)
 
     def note(self, text: str) -> None:
         if not self._quiet:
-            console.note(text)
+            self._tell(text)
 
     def warn(self, text: str) -> None:
         console.warn(text)
@@ -92,3 +114,24 @@ class TrainScreen(Screen):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _steps(resolved: Resolved, plan: Plan, times: TimesOf) -> str:
+    """`120 steps of 8 chats, epochs: 3; about 12 min, 2 min of it evaluation`."""
+    num, size, epochs = (
+        console.number(plan.num_steps),
+        plan.batch_size,
+        resolved.config.training.epochs,
+    )
+    text = translate(f"{num} steps of {size} chats, epochs: {epochs}")
+    launched = resolved.config.distributed.num_processes != 1
+    if launched and resolved.hardware.device is not Device.CPU:
+        return text  # the launcher takes no memory of the GPUs that its processes need
+    expected = times()
+    if expected is None:
+        return text
+    whole = console.duration(expected.total)
+    if not expected.num_evaluations:
+        return translate(f"{text}; about {whole}")
+    evaluations = console.duration(expected.evaluations)
+    return translate(f"{text}; about {whole}, {evaluations} of it evaluation")

@@ -18,6 +18,7 @@ from lorawright.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from lorawright.config import Config
     from lorawright.train import Result, Start
 
 
@@ -56,6 +57,8 @@ def train(
         )
     overrides = with_processes(set_, num_processes, strategy)
     settings = load(config, overrides).config
+    if not dry_run:
+        _refuse_early(settings, begins=not (resume or resume_anyway), overwrite=overwrite)
     quiet()
     from lorawright import train as stage
     from lorawright.cli.screen import TrainScreen
@@ -70,13 +73,14 @@ def train(
             job = stage.prepare_only(settings, start, screen, Path(config))
             console.out().print(str(job), markup=False)
             return
-        result = stage.run(settings, start=start, screen=screen, source=Path(config))
+        again = resume_command(config, overrides)
+        result = stage.run(settings, start=start, screen=screen, source=Path(config), command=again)
     if json:
         console.print_json(_as_json(result))
     elif result.stopped_by is None:
         print_result(result)
     if result.stopped_by is not None:
-        _say_how_to_go_on(config, overrides, result.stopped_by.name)
+        _say_how_to_go_on(config, overrides, result)
         raise typer.Exit(130 if result.stopped_by.name == "SIGINT" else 0)
 
 
@@ -90,26 +94,57 @@ def _start(*, overwrite: bool, resume: bool, resume_anyway: bool) -> Start:
     return Start.RESUME if resume else Start.NEW
 
 
-def _say_how_to_go_on(config: str, overrides: list[str], signal: str) -> None:
+def _refuse_early(settings: Config, *, begins: bool, overwrite: bool) -> None:
+    """What a look at the disk decides, before torch is imported: that takes seconds."""
+    from pathlib import Path
+
+    from lorawright.data import find_sources
+    from lorawright.resume import refuse_if_none
+    from lorawright.run_folder import RunFolder
+    from lorawright.types import Split
+
+    if settings.distributed.machine_rank == 0:
+        folder = RunFolder(Path(settings.training.output))
+        if not begins:
+            refuse_if_none(folder)
+        elif not overwrite:
+            folder.refuse_if_taken()
+    for source, split in ((settings.data.train, Split.TRAIN), (settings.data.eval, Split.EVAL)):
+        if isinstance(source, str):
+            find_sources(source, split)
+
+
+def resume_command(config: str, overrides: list[str]) -> list[str]:
+    """What goes on with a run, from whatever folder it is typed."""
+    from pathlib import Path
+
+    given = [part for override in overrides for part in ("--set", override)]
+    return ["lorawright", "train", str(Path(config).resolve()), *given, "--resume"]
+
+
+def _say_how_to_go_on(config: str, overrides: list[str], result: Result) -> None:
     from lorawright.cli import console
 
-    again = "".join(f"--set {shlex.quote(override)} " for override in overrides)
-    console.err().print(
-        f"stopped by {signal}, saved; go on with: "
-        f"lorawright train {shlex.quote(config)} {again}--resume",
-        markup=False,
-    )
+    assert result.stopped_by is not None
+    begun = result.outcome.last_step > 0
+    again = resume_command(config, overrides)
+    typed, name = shlex.join([*again[:2], config, *again[3:]]), result.stopped_by.name
+    if begun:
+        text = f"stopped by {name}, saved; go on with: {typed}"
+    else:
+        text = f"stopped by {name}, before the first step; go on with: {typed}"
+    console.err().print(text, markup=False)
 
 
 def print_result(result: Result) -> None:
-    from lorawright.cli import console
-    from lorawright.i18n import translate
+    from lorawright.cli import console, verdict
 
-    out, losses = console.out(), f"{result.first_loss:.4f} → {result.last_loss:.4f}"
-    if result.eval_loss is not None:
-        losses = translate(f"{losses}, eval loss {result.eval_loss:.4f}")
-    steps = f"{result.num_steps} steps in {console.duration(result.seconds)}; loss {losses}"
+    out, found = console.out(), result.outcome
+    losses = verdict.training_loss(found)
+    steps = f"{result.num_steps} steps in {console.duration(found.seconds)}; {losses}"
     out.print(console.lead("bold green", "done", steps))
+    if found.eval_last is not None:
+        out.print(verdict.evaluation(found))
     out.print(f"adapter: {result.folder.adapter}", markup=False)
     out.print(f"report:  {result.folder.path / 'report.html'}", markup=False)
     out.print(f"try it:  lorawright chat {result.folder.path}", markup=False)
@@ -122,6 +157,11 @@ def _as_json(result: Result) -> dict[str, object]:
         "num_steps": result.num_steps,
         "first_loss": result.first_loss,
         "last_loss": result.last_loss,
+        "mean_last_loss": result.outcome.last_loss,
+        "num_last": result.outcome.num_last,
+        "first_eval_loss": result.outcome.eval_first,
+        "first_eval_step": result.outcome.eval_first_step,
+        "change": result.outcome.change,
         "eval_loss": result.eval_loss,
         "seconds": result.seconds,
         "stopped_by": None if result.stopped_by is None else result.stopped_by.name,

@@ -11,6 +11,7 @@ from lorawright.eval_chats import EvalChat, Question
 from lorawright.evaluate import answers, losses, scores
 from lorawright.evaluate.losses import Losses, Sums
 from lorawright.evaluate.scores import Score
+from lorawright.outcome import count_answers, paired_standard_error
 
 Progress = Callable[[str, int, int], None]
 """Told what is going on, how much more of it is done, and how much there is."""
@@ -87,8 +88,11 @@ class Judge:
         roles = _pairs(None if before is None else before.by_role, tuned.losses.by_role)
         lengths = _pairs(None if before is None else before.by_length, tuned.losses.by_length)
         classes = [losses.length_class(len(chat.encoded.ids)) for chat in self.chats]
+        samples = [self._sample(n, base, tuned) for n in range(len(self.asked))]
         return {
             **figures,
+            "standard_error": None if before is None else _standard_error(before, tuned.losses),
+            "answers": count_answers(samples),
             "by_role": roles,
             "by_length": {
                 name: {"num_chats": classes.count(name), **lengths[name]}
@@ -96,7 +100,7 @@ class Judge:
                 if name in lengths
             },
             "stop": {name: None if f is None else f["stop"] for name, f in figures.items()},
-            "samples": [self._sample(n, base, tuned) for n in range(len(self.asked))],
+            "samples": samples,
         }
 
     def _sample(self, number: int, base: Measured | None, tuned: Measured) -> dict[str, Any]:
@@ -115,6 +119,12 @@ class Judge:
                 for name, m in models.items()
             },
         }
+
+
+def _standard_error(base: Losses, tuned: Losses) -> float | None:
+    """Of the difference of both losses, over chats."""
+    pairs = zip(base.by_chat, tuned.by_chat, strict=True)
+    return paired_standard_error([(a.loss, b.loss, a.num_tokens) for a, b in pairs])
 
 
 def _pairs(base: Mapping[str, Sums] | None, tuned: Mapping[str, Sums]) -> dict[str, Any]:

@@ -54,11 +54,15 @@ class Sums:
 
 @dataclass
 class Losses:
-    """Sums over an evaluation set; `by_length` counts trained tokens."""
+    """Sums over an evaluation set; `by_length` and `by_chat` count trained tokens.
+
+    `by_chat` is in the order of measurement, which is the same for every model.
+    """
 
     trained: Sums = field(default_factory=Sums)
     by_role: dict[str, Sums] = field(default_factory=lambda: defaultdict(Sums))
     by_length: dict[str, Sums] = field(default_factory=lambda: defaultdict(Sums))
+    by_chat: list[Sums] = field(default_factory=list)
 
 
 def measure(
@@ -152,8 +156,11 @@ def _add(found: Losses, chat: EvalChat, losses_P: torch.Tensor, hits_P: torch.Te
         """Where the losses of tokens start…end stand."""
         return slice(index[start - 1], index[end - 2] + 1)
 
+    whole = Sums()
+    found.by_chat.append(whole)
     for start, end in chat.encoded.spans:
         where = at(start, end)
+        whole.add(losses_P[where], hits_P[where])
         found.trained.add(losses_P[where], hits_P[where])
         found.by_length[length_class(len(chat.encoded.ids))].add(losses_P[where], hits_P[where])
     for role, (start, end) in chat.turns:

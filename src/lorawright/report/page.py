@@ -17,13 +17,16 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from lorawright import checkpoint, run_facts, view
+from lorawright import checkpoint, outcome, run_facts, view
+from lorawright.i18n import translate
+from lorawright.outcome import Change, judge, margin
 from lorawright.report.charts import charts
-from lorawright.report.summary import Summary, summarize
+from lorawright.report.summary import Sentence, Summary, Tone, resume_command, summarize
 from lorawright.report.words import Language, words
 from lorawright.run_facts import RunFacts, SampleRow
 
 FILE = "report.html"
+OUTPUT = "training.output"
 
 
 def write(run: str | Path, language: Language, out: Path | None = None) -> Path:
@@ -48,7 +51,7 @@ def compare(runs: Sequence[str | Path], language: Language, out: Path) -> Path:
 def render(facts: RunFacts, language: Language) -> str:
     """The page of one run."""
     t = words(language)
-    page = _environment(t).get_template("run.html.jinja")
+    page = _environment(t, language).get_template("run.html.jinja")
     return page.render(
         **_shared(language, t),
         f=facts,
@@ -58,6 +61,7 @@ def render(facts: RunFacts, language: Language) -> str:
         samples=changed_first(facts),
         exports=exports(facts),
         commands=commands(facts),
+        config_name=config_name(facts),
     )
 
 
@@ -65,13 +69,15 @@ def render_comparison(runs: Sequence[RunFacts], language: Language) -> str:
     """The page of several runs."""
     t = words(language)
     names = unique_names([facts.path for facts in runs])
-    page = _environment(t).get_template("compare.html.jinja")
+    page = _environment(t, language).get_template("compare.html.jinja")
     summaries: list[Summary] = [summarize(facts) for facts in runs]
     return page.render(
         **_shared(language, t),
         runs=list(zip(names, runs, summaries, strict=True)),
         charts=_charts(runs, t, names),
         differing=differing([facts.config for facts in runs]),
+        verdict=verdict(names, runs, summaries),
+        highest=max((s.compared.after or 0.0 for s in summaries), default=0.0),
     )
 
 
@@ -93,7 +99,15 @@ def _asset(name: str) -> str:
     return (files("lorawright") / "assets" / "report" / name).read_text(encoding="utf-8")
 
 
-def _environment(t: dict[str, str]) -> jinja2.Environment:
+def outside(text: str, language: Language) -> str:
+    """The one way through which words of other modules come into the page.
+
+    Messages of rows that were left out, and reasons of derived settings.
+    """
+    return translate(text, language)
+
+
+def _environment(t: dict[str, str], language: Language) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lorawright", "assets/report"),
         autoescape=True,
@@ -112,6 +126,11 @@ def _environment(t: dict[str, str]) -> jinja2.Environment:
         "setting": setting,
         "tokens_html": tokens_html,
         "say": say,
+        "outside": partial(outside, language=language),
+        "kind": lambda name: t.get(f"kind_{name}", name),
+        "data_name": lambda name: data_name(name, t),
+        "base_name": base_name,
+        "answer_change": answer_change,
     }
     return environment
 
@@ -122,6 +141,37 @@ def say(text: str, **values: object) -> Markup:
         name: short(value) if isinstance(value, float) else value for name, value in values.items()
     }
     return code(text.format(**shown))
+
+
+def data_name(name: Any, t: dict[str, str]) -> str:
+    """What the chats of `evaluate` are called; a fraction of the training set has no name."""
+    text = setting(name)
+    return t["own_eval"] if is_fraction(text) else text
+
+
+def is_fraction(text: str) -> bool:
+    """`0.05`, as in `data.eval: 0.05`."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def base_name(value: Any) -> str:
+    """A hub id as it is; of a local folder its last part."""
+    name = value if isinstance(value, str) else setting(value)
+    path = Path(name)
+    return path.name if path.is_absolute() or name.startswith((".", "~")) else name
+
+
+def answer_change(scores: dict[str, Any]) -> str | None:
+    """`better`, `worse`, or None: as good, or not compared."""
+    base, tuned = scores.get("base"), scores.get("tuned")
+    if not base or not tuned:
+        return None
+    change = outcome.answer_change(base, tuned)
+    return None if change is Change.UNCLEAR else str(change)
 
 
 def code(text: str) -> Markup:
@@ -195,6 +245,7 @@ def _charts(
     return [
         {
             "title": t[chart.key],
+            "note": t["warm_up_note"] if chart.key == "learning_rate" and _warms_up(runs) else None,
             "wide": chart.wide,
             "xlabel": t["step"],
             "log": chart.key == "loss",
@@ -202,6 +253,10 @@ def _charts(
         }
         for chart in charts(named, t)
     ]
+
+
+def _warms_up(runs: Sequence[RunFacts]) -> bool:
+    return any(facts.steps and facts.steps[0].get("learning_rate") == 0 for facts in runs)
 
 
 def _reasons(facts: RunFacts) -> dict[str, str]:
@@ -234,6 +289,12 @@ def exports(facts: RunFacts) -> list[dict[str, Any]]:
     ]
 
 
+def config_name(facts: RunFacts) -> str | None:
+    """File name of the config that was trained; None if a program has begun the run."""
+    command = facts.plan.get("resume_command")
+    return Path(command[2]).name if command else None
+
+
 PYTHON = """\
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
@@ -250,7 +311,7 @@ print(tokenizer.decode(model.generate(**ids, max_new_tokens=200)[0]))"""
 def commands(facts: RunFacts) -> list[tuple[str, str]]:
     """What can be done with the run: a word and the lines to copy."""
     if facts.state is not run_facts.State.FINISHED:
-        return [("use_resume", "lorawright train CONFIG --resume")]
+        return [("use_resume", resume_command(facts))]
     run = str(facts.path)
     return [
         ("use_chat", f"lorawright chat {run}"),
@@ -261,10 +322,42 @@ def commands(facts: RunFacts) -> list[tuple[str, str]]:
     ]
 
 
+def verdict(
+    names: Sequence[str], runs: Sequence[RunFacts], summaries: Sequence[Summary]
+) -> Sentence | None:
+    """Which run is ahead on the evaluation set; None where fewer than two were evaluated."""
+    found = [
+        (summary.compared.after, name, evaluated_on(facts, summary))
+        for name, facts, summary in zip(names, runs, summaries, strict=True)
+        if summary.compared.after is not None
+    ]
+    if len(found) < 2:
+        return None
+    if len({chats for _, _, chats in found}) > 1:
+        return Sentence(Tone.WARN, "not_comparable")
+    (low, name, _), (high, other, _) = sorted(found)[:2]
+    values = {"name": name, "low": low, "other": other, "next": high}
+    if judge(high, low) is Change.UNCLEAR:
+        return Sentence(Tone.PLAIN, "no_winner", values | {"margin": margin(high)})
+    return Sentence(Tone.GOOD, "lowest", values)
+
+
+def evaluated_on(facts: RunFacts, summary: Summary) -> tuple[Any, ...]:
+    """What tells one evaluation set from another: its numbers of chats and of tokens."""
+    if summary.compared.by_evaluate and facts.evaluation:
+        found = facts.evaluation["data"]
+    else:
+        found = facts.data.get("eval") or {}
+    return (found.get("num_chats"), found.get("num_trained_tokens"))
+
+
 def differing(configs: Sequence[dict[str, Any]]) -> list[tuple[str, list[Any]]]:
-    """Dotted key and its value in each run, for settings that are not equal everywhere."""
+    """Dotted key and its value in each run, for settings that are not equal everywhere.
+
+    Where a run lies is no setting of it: the names above say that.
+    """
     flat = [dict(_flat(config)) for config in configs]
-    keys = list(dict.fromkeys(key for one in flat for key in one))
+    keys = [key for key in dict.fromkeys(k for one in flat for k in one) if key != OUTPUT]
     rows = [(key, [one.get(key) for one in flat]) for key in keys]
     return [(key, values) for key, values in rows if any(value != values[0] for value in values)]
 

@@ -26,7 +26,7 @@
       dash: series.style === "dashed" ? [6, 4] : undefined,
       points: { show: (dots && few) || series.x.length === 1, size: 7, fill: css("--sheet"), stroke: colour, width: 2 },
       spanGaps: true,
-      value: (plot, value) => short(value),
+      value: (plot, value) => value == null ? "" : short(value),
     };
   }
 
@@ -55,8 +55,9 @@
         axis({ size: 32, values: (u, ticks) => ticks.map((tick) => Number.isInteger(tick) ? tick.toLocaleString("en") : "") }),
         axis({ size: 58, values: (u, ticks) => ticks.map((tick) => tick == null ? "" : short(tick)) }),
       ],
-      series: [{ label: spec.xlabel, value: (u, value) => value == null ? "–" : String(value) }, ...spec.series.map(seriesOptions)],
-      legend: { live: true },
+      series: [{ label: spec.xlabel, value: (u, value) => value == null ? "" : String(value) }, ...spec.series.map(seriesOptions)],
+      legend: { live: true, markers: { width: 0, fill: (u, at) => u.series[at]._stroke ?? u.series[at].stroke() } },
+      hooks: { setCursor: [(u) => u.root.classList.toggle("read", u.cursor.idx != null)] },
     }, uPlot.join(tables), box);
     plots.set(figure, plot);
   }
