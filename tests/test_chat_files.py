@@ -137,6 +137,13 @@ def test_endless_template_ends_check_in_one_line(folder: Folder, tmp_path: Path)
     assert "Traceback" not in ended.stderr and "unexpected" not in ended.stderr
 
 
+@pytest.mark.parametrize("greedy", ["{{ 'x' * 10 ** 15 }}", "{{ [0] * 10 ** 17 }}"])
+def test_template_that_wants_all_memory_is_refused(greedy: str, folder: Folder) -> None:
+    made = folder({"chat_template.jinja": greedy})
+    with pytest.raises(TemplateError, match="MemoryError"):
+        chat.Encoder(chat.load(made, "m"), DataSettings())
+
+
 def test_without_a_timer_chats_are_rendered_all_the_same() -> None:
     """Another thread than the main one has no signals."""
     found: list[object] = []

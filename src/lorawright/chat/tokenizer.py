@@ -197,8 +197,10 @@ def render(
     return str(texts[0]), [(int(a), int(b)) for a, b in spans[0]] if with_tags else []
 
 
-# What an expression in a template can raise besides Jinja's own errors.
-PYTHON_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+# What an expression in a template can raise besides Jinja's own errors; `'x' * 10**11` the last.
+PYTHON_ERRORS = (
+    ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, MemoryError,
+)  # fmt: skip
 
 
 def load(folder: Path, name: str) -> ChatTokenizer:
