@@ -142,7 +142,11 @@ def test_a_failing_start_leaves_what_stood_before(
         link(run, linked, outside)
     folders = {path for path in run.parent.rglob("*") if path.is_dir()}
     meanwhile: Tree = {}
-    with suppress(BaseException), mishaps.removed_on_error(RunFolder(run), begins=True):
+    with (
+        suppress(BaseException),
+        mishaps.new_folders_removed_on_error(run),
+        mishaps.removed_on_error(RunFolder(run), begins=True),
+    ):
         RunFolder(run).begin()
         for number, name in enumerate(sorted(written)):
             if number == moment:
@@ -178,6 +182,7 @@ def test_a_folder_without_our_marker_is_never_cleared(
             claim.clear(folder, Screen())
             raise RunFolderError("the model is gone")
     assert contents(run) == foreign
+    assert folder.clear() == [] and contents(run) == foreign
 
 
 @settings(max_examples=80, deadline=None)

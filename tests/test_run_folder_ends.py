@@ -28,7 +28,6 @@ from pathlib import Path
 from lorawright import owned
 from lorawright.owned import Kind, Marker
 target, marker = Path(sys.argv[1]), Marker(Kind.MODEL, ("a", "b"))
-print("ready", flush=True)
 number = 0
 while True:
     number += 1
@@ -36,6 +35,8 @@ while True:
     for name in ("a", "b"):
         (work / name).write_text(str(number))
     owned.finish_work(work, target, marker, marker)
+    if number == 1:
+        print("ready", flush=True)
 """
 
 
@@ -54,6 +55,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 def interrupt(*_: object, **__: object) -> None:
     os.kill(os.getpid(), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGTERM)  # the second leaves at once
+
+
+def leave(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt  # no signal: nobody listens here, and a second would end the tests
 
 
 def full(*_: object, **__: object) -> None:
@@ -183,7 +188,7 @@ def test_eject_removes_nothing_of_others(
     assert contents(work) == before
     work.rename(tmp_path / "mine")
     with monkeypatch.context() as patch:
-        patch.setattr(eject, "_write_data", interrupt)
+        patch.setattr(eject, "_write_data", leave)
         with pytest.raises(KeyboardInterrupt):
             eject.eject(config, "c.yaml", folder)
     assert not folder.exists() and not work.exists()

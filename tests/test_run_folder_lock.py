@@ -82,7 +82,7 @@ def test_held_once_and_gone_afterwards(tmp_path: Path) -> None:
     with lock.held(run, LOCK):
         assert (run / LOCK).is_file()
         with (
-            pytest.raises(RunFolderError, match="is being trained by process"),
+            pytest.raises(RunFolderError, match="is in use by `lorawright train`, process"),
             lock.held(run, LOCK),
         ):
             pass
@@ -96,12 +96,12 @@ def test_a_second_train_ends_in_one_line(make_config: MakeConfig) -> None:
     run = Path(config.training.output)
     with holder(run) as process:
         for start in Start:
-            with pytest.raises(RunFolderError, match=f"by process {process.pid} on") as caught:
+            with pytest.raises(RunFolderError, match=f"process {process.pid} on") as caught:
                 train.run(config, start=start)
             assert caught.value.where == str(run) and LOCK in str(caught.value.hint)
         assert [path.name for path in run.iterdir()] == [LOCK]
         process.send_signal(signal.SIGSTOP)  # stopped is not gone
-        with pytest.raises(RunFolderError, match="is being trained"):
+        with pytest.raises(RunFolderError, match="is in use"):
             lock.refuse_if_held(run, LOCK)
         process.kill()
         process.wait()
@@ -154,7 +154,7 @@ def test_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(lock.os, "link", refuse)
-    with lock.held(tmp_path, LOCK), pytest.raises(RunFolderError, match="is being trained"):
+    with lock.held(tmp_path, LOCK), pytest.raises(RunFolderError, match="is in use"):
         take(tmp_path)
 
 

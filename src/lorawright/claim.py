@@ -36,7 +36,7 @@ def leads(config: Config) -> bool:
 
 
 def refuse(folder: RunFolder, config: Config, start: Start, source: Path | None) -> None:
-    """What would be lost, or is being trained, before anything is read or fetched.
+    """What would be lost, or is in use, before anything is read or fetched.
 
     Args:
         folder: The run's.
@@ -63,14 +63,16 @@ def held(folder: RunFolder, config: Config, start: Start) -> Iterator[None]:
     """The run folder, for this process alone; where several machines share it, machine 0 holds it.
 
     Raises:
-        RunFolderError: Another process trains into it, or has come first.
+        RunFolderError: Another process writes into it, or has come first.
     """
     if not leads(config):
         yield
         return
     with (
-        mishaps.removed_on_error(folder, begins=not start.resumes),
+        mishaps.new_folders_removed_on_error(folder.path),
         lock.held(folder.path, run_names.LOCK),
+        # once it is held: until then what appears there is another process's
+        mishaps.removed_on_error(folder, begins=not start.resumes),
     ):
         if start is Start.NEW:
             folder.refuse_if_taken()

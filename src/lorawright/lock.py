@@ -1,6 +1,6 @@
-"""One process trains into a run folder at a time, on this machine or on another that shares it.
+"""One process writes into a run folder at a time, on this machine or on another that shares it.
 
-    RUN/lock.json    who holds it: machine, process, when that began; touched while it is held
+    RUN/lock.json    who holds it, since when, for which verb; touched while it is held
 
 A lock whose process is gone is taken over without asking: the same machine is asked for the process
 by number and start; of another machine the lock counts as long as it is touched.
@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import orjson
@@ -38,6 +38,7 @@ class Holder:
         pid: Number of the process.
         began: When the process was started, by a clock that is never set.
         token: Of this lock.
+        verb: What it does: `train`, `merge` and so on.
     """
 
     name: str
@@ -45,15 +46,24 @@ class Holder:
     pid: int
     began: str
     token: str
+    verb: str = "train"
 
 
 @contextmanager
-def held(run: Path, name: str) -> Iterator[None]:
+def held(
+    run: Path,
+    name: str,
+    *,
+    verb: str = "train",
+    hint: str = "choose another `training.output`, or see to its permissions",
+) -> Iterator[None]:
     """Holds the lock of a run folder while the block runs; makes the folder.
 
     Args:
         run: The folder.
         name: Of the lock file.
+        verb: What this process does with the run, for others that find it held.
+        hint: What to do where the folder cannot be written.
 
     Raises:
         RunFolderError: Another process holds it, or the folder cannot be written.
@@ -61,12 +71,12 @@ def held(run: Path, name: str) -> Iterator[None]:
     path = run / name
     try:
         run.mkdir(parents=True, exist_ok=True)
-        mine = _take(path)
+        mine = _take(path, verb)
     except OSError as error:
         raise RunFolderError(
             f"cannot be written: {error.strerror}",
             where=str(run),
-            hint="choose another `training.output`, or see to its permissions",
+            hint=hint,
         ) from None
     done = threading.Event()
     thread = threading.Thread(target=_touch, args=(path, done), daemon=True)
@@ -81,15 +91,15 @@ def held(run: Path, name: str) -> Iterator[None]:
 
 
 def refuse_if_held(run: Path, name: str) -> None:
-    """Raises RunFolderError while another process trains into the folder."""
+    """Raises RunFolderError while another process writes into the folder."""
     path = run / name
     found = _read(path)
     if found is not None and not _is_stale(path, found, time.time()):
         raise _held_error(path, found)
 
 
-def _take(path: Path) -> Holder:
-    mine = _myself()
+def _take(path: Path, verb: str) -> Holder:
+    mine = replace(_myself(), verb=verb)
     work = path.with_name(f"{path.name}.{mine.token}")
     try:
         work.write_bytes(orjson.dumps(asdict(mine), option=orjson.OPT_INDENT_2))
@@ -157,10 +167,10 @@ def _is_stale(path: Path, found: Holder, now: float) -> bool:
 
 
 def _held_error(path: Path, found: Holder | None) -> RunFolderError:
-    who = "a process that has just started" if found is None else f"process {found.pid}"
-    where = "" if found is None else f" on {found.name}"
     return RunFolderError(
-        f"is being trained by {who}{where}",
+        "is in use by a process that has just started"
+        if found is None
+        else f"is in use by `lorawright {found.verb}`, process {found.pid} on {found.name}",
         where=str(path.parent),
         hint=f"wait for it, or stop it; if it is gone for certain, remove {path}",
     )

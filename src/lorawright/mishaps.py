@@ -8,8 +8,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from lorawright import checkpoint, owned, run_names
+from lorawright import checkpoint, lock, owned, run_names
 from lorawright.errors import LorawrightError, RunFolderError, TrainError
 from lorawright.resolve import Resolved
 from lorawright.run_folder import RunFolder
@@ -32,7 +33,6 @@ def removed_on_error(folder: RunFolder, *, begins: bool) -> Iterator[None]:
     before = _stamps(folder.path)
     folders = [folder.path / name for name in run_names.FOLDERS]
     stood = [path for path in folders if path.exists()]
-    missing = [path for path in (folder.path, *folder.path.absolute().parents) if not path.exists()]
     try:
         yield
     except BaseException:  # whatever ends it, Ctrl-C included; raised again below
@@ -43,7 +43,18 @@ def removed_on_error(folder: RunFolder, *, begins: bool) -> Iterator[None]:
                 names = [name for name in written if before.get(name) != written[name]]
                 owned.remove(folder.path, names, kept=stood)
                 owned.remove_empty([path for path in folders if path not in stood])
-                owned.remove_empty(missing)
+        raise
+
+
+@contextmanager
+def new_folders_removed_on_error(path: Path) -> Iterator[None]:
+    """A folder and those above it that were not there go again, if they are empty."""
+    missing = [one for one in (path, *path.absolute().parents) if not one.exists()]
+    try:
+        yield
+    except BaseException:  # whatever ends it, Ctrl-C included; raised again below
+        with suppress(OSError):
+            owned.remove_empty(missing)
         raise
 
 
@@ -55,6 +66,46 @@ def _stamps(run: Path) -> dict[str, tuple[int, int]]:
             status = (run / name).lstat()
             found[name] = (status.st_ino, status.st_mtime_ns)
     return found
+
+
+@contextmanager
+def results_into(folder: RunFolder, verb: str) -> Iterator[None]:
+    """A run folder that takes a verb's results, asked before the work, for this process alone.
+
+    Args:
+        folder: The run's.
+        verb: As in `lorawright merge`.
+
+    Raises:
+        RunFolderError: Another process writes into the run, or nobody may.
+    """
+    with lock.held(
+        folder.path,
+        run_names.LOCK,
+        verb=verb,
+        hint=f"`lorawright {verb}` writes its result into the run: see to permissions and room",
+    ):
+        yield
+
+
+def write_result(folder: RunFolder, name: str, content: dict[str, Any]) -> None:
+    """A verb's result in the run folder.
+
+    Raises:
+        LorawrightError: The disk is full, or the folder may not be written to any more.
+    """
+    path = folder.path / name
+    with disk_full_at(path, "make room and run it again; other files of the run are intact"):
+        try:
+            folder.write_json(name, content)
+        except OSError as error:
+            if error.errno not in REFUSED:
+                raise
+            raise RunFolderError(
+                f"cannot be written: {error.strerror}",
+                where=str(path),
+                hint="see to its permissions and run it again",
+            ) from None
 
 
 @contextmanager

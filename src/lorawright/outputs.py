@@ -1,7 +1,8 @@
-"""Where a run may write: not into a place that holds something else."""
+"""Where may be written: not into a place, or over a page, that holds something else."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from lorawright import owned
@@ -9,6 +10,8 @@ from lorawright.config.schema import Config
 from lorawright.errors import ConfigError
 
 KEY = "training.output"
+PAGE_SIGNS = (b'<meta name="generator" content="lorawright">', "· lorawright</title>".encode())
+HEAD_BYTES = 4096  # of a page, which begins with its signs
 
 
 def refuse_unsafe(config: Config, source: Path | None) -> None:
@@ -27,6 +30,27 @@ def refuse_unsafe(config: Config, source: Path | None) -> None:
                 where=KEY,
                 hint="a run's own files would be read as chats; name a folder beside it",
             )
+
+
+def refuse_foreign_page(path: Path, option: str) -> None:
+    """Raises ConfigError if a file stands there that is no page of ours.
+
+    Args:
+        path: A page to be written.
+        option: What names it.
+    """
+    if not path.is_file():
+        return  # a folder is what writing itself complains of
+    with suppress(OSError):
+        with open(path, "rb") as file:
+            start = file.read(HEAD_BYTES)
+        if any(sign in start for sign in PAGE_SIGNS):
+            return
+    raise ConfigError(
+        f"`{path}` is there, and is not a page that lorawright wrote",
+        where=option,
+        hint="name another file, or move this one away",
+    )
 
 
 def kept_places(config: Config, source: Path | None = None) -> list[tuple[str, Path]]:

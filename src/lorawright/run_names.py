@@ -64,17 +64,27 @@ def _own_inside(run: Path, name: str) -> Iterator[str]:
     elif name in MODEL_FOLDERS:
         yield from (one for one in files_in(folder) if owned.MODEL_FILE.fullmatch(one))
     elif name in EXPORT_FOLDERS:
-        yield from written_exports(run)
+        yield from written_exports(run, folder)
     else:
         yield from (one for one in files_in(folder) if INSIDE[name].fullmatch(one))
 
 
-def written_exports(run: Path) -> list[str]:
-    """Names of the files that exports before the first marker have written."""
-    entries = [*_read(run / "export-gguf.json").values(), _read(run / "export-ollama.json")]
+def written_exports(run: Path, folder: Path) -> list[str]:
+    """Names of the files in a folder that exports before the first marker have written.
+
+    Args:
+        run: The run, which notes what was exported.
+        folder: One inside the run, which may have moved since, or exactly the one that was noted.
+    """
+    entries = _read(run / "export-gguf.json").values()
     paths = [str(one["path"]) for one in entries if isinstance(one, dict) and "path" in one]
     kinds = tuple(f"-{kind}.gguf" for kind in GgufType)
-    return [*(Path(path).name for path in paths if path.endswith(kinds)), "Modelfile"]
+    noted = [Path(path) for path in paths if path.endswith(kinds)]
+    modelfile = _read(run / "export-ollama.json").get("modelfile")
+    noted += [] if modelfile is None else [Path(str(modelfile))]
+    place = folder.resolve()
+    inside = place.parent == run.resolve()
+    return [path.name for path in noted if inside or path.parent.resolve() == place]
 
 
 def linked(run: Path) -> Path | None:

@@ -28,7 +28,7 @@ def inspect(
     """Show which tokens are trained: those between ⟦ ⟧."""
     from itertools import islice
 
-    from lorawright import chat, hub, prepare
+    from lorawright import chat, hub, outputs, prepare
     from lorawright.cli import console
     from lorawright.cli.progress import RowCounter
     from lorawright.config import load
@@ -38,6 +38,8 @@ def inspect(
         raise ConfigError(
             f"is `{split}`, expected train or eval", where="--split", hint="choose one of the two"
         )
+    if html is not None:
+        outputs.refuse_foreign_page(Path(html), "--html")
     settings = load(config, set_ or []).config
     with RowCounter(quiet=json) as progress:
         prepared = prepare.run(settings, progress=progress)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorawright import chat, eval_chats, hardware, hub, model, talk
+from lorawright import chat, eval_chats, hardware, hub, mishaps, model, talk
 from lorawright.config.schema import Config
 from lorawright.evaluate import harness
 from lorawright.evaluate.judge import Judge, Progress
@@ -64,7 +64,11 @@ def run(
     Raises:
         LorawrightError: No adapter, another base, no evaluation set, a bad row, no harness.
     """
-    options = options or Options()
+    with mishaps.results_into(folder, "evaluate"):
+        return _run(folder, config, options or Options(), progress)
+
+
+def _run(folder: RunFolder, config: Config, options: Options, progress: Progress) -> dict[str, Any]:
     if options.lm_eval is not None:
         harness.refuse_if_missing()
     started = time.perf_counter()
@@ -80,7 +84,7 @@ def run(
         harness.run(base_folder, adapter, options.lm_eval, output, device.value)
         found["lm_eval"] = {"tasks": options.lm_eval, "path": str(output)}
     found["seconds"] = time.perf_counter() - started
-    folder.write_json(RESULT, found)
+    mishaps.write_result(folder, RESULT, found)
     return found
 
 

@@ -74,6 +74,17 @@ def run(
 ) -> dict[str, dict[str, Any]]:
     """Writes and proves the files; adds them to `export-gguf.json`.
 
+    The run folder is held meanwhile, see `make`.
+    """
+    with mishaps.results_into(folder, "export"):
+        return make(folder, config, options, progress)
+
+
+def make(
+    folder: RunFolder, config: Config, options: Options, progress: Progress
+) -> dict[str, dict[str, Any]]:
+    """As `run`, in a run folder that is held already.
+
     Returns:
         The figures of each type.
 
@@ -86,6 +97,7 @@ def run(
     paths = {kind: output / f"{name}-{kind}.gguf" for kind in options.types}
     for path in paths.values():
         refuse_taken(path, folder, overwrite=options.overwrite)
+        refuse_taken(unfinished(path), folder, overwrite=True)  # what a killed export left
     parts = merge.open_parts(folder, config)
     where = parts.config.model.name
     rows = eval_chats.proof_rows(config, options.data)
@@ -105,7 +117,8 @@ def run(
         with mishaps.unwritable(output):
             output.mkdir(parents=True, exist_ok=True)
             found[str(kind)] = task.make(layouts[kind], path, bound)
-        folder.write_json(RESULT, {**(folder.read_json(RESULT) or {}), **found})
+        written = {**(folder.read_json(RESULT) or {}), **found}
+        mishaps.write_result(folder, RESULT, written)
     return found
 
 
@@ -118,7 +131,7 @@ def refuse_taken(path: Path, folder: RunFolder, *, overwrite: bool) -> None:
             "is there already", where=str(path), hint="replace it with --overwrite"
         )
     marker = owned.read(path.parent)
-    listed = run_names.written_exports(folder.path) if marker is None else marker.files
+    listed = run_names.written_exports(folder.path, path.parent) if marker is None else marker.files
     if path.is_symlink() or not path.is_file() or path.name not in listed:
         raise RunFolderError(
             "was not written by lorawright, or by another run",
@@ -127,10 +140,27 @@ def refuse_taken(path: Path, folder: RunFolder, *, overwrite: bool) -> None:
         )
 
 
+def unfinished(path: Path) -> Path:
+    """Where a file is written before it is proven; Transformers wants the name to end so."""
+    return path.with_name(f"{path.stem}.tmp.gguf")
+
+
 def note_written(path: Path) -> None:
     """Adds a file to the list of ours in its folder, before it is there."""
     marker = owned.read(path.parent) or Marker(Kind.EXPORT)
     owned.mark(path.parent, replace(marker, files=tuple({*marker.files, path.name})))
+
+
+def _strike_off(path: Path) -> None:
+    """Takes a file that is gone off the list again; a list of nothing goes too."""
+    marker = owned.read(path.parent)
+    if marker is None:
+        return
+    files = tuple(name for name in marker.files if name != path.name)
+    if files:
+        owned.mark(path.parent, replace(marker, files=files))
+    else:
+        owned.remove(path.parent, [owned.MARKER])
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +177,8 @@ class _Task:
     def make(self, layout: Layout, path: Path, bound: float) -> dict[str, Any]:
         """One file, complete or absent."""
         started = time.perf_counter()
-        work = path.with_name(f"{path.stem}.tmp.gguf")
+        work = unfinished(path)
+        note_written(work)
         try:
             digests = gguf_file.write(
                 layout,
@@ -166,6 +197,7 @@ class _Task:
             work.replace(path)
         finally:
             work.unlink(missing_ok=True)
+            _strike_off(work)
         return {
             "path": str(path),
             "adapter": str(self.parts.adapter),

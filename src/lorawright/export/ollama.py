@@ -39,8 +39,13 @@ def run(folder: RunFolder, config: Config, options: Options, progress: Progress)
     """Writes GGUF and Modelfile into `ollama` in the run folder, and `export-ollama.json`.
 
     Raises:
-        LorawrightError: See `gguf.run`; also a chat template that cannot be written in Go.
+        LorawrightError: See `gguf.make`; also a chat template that cannot be written in Go.
     """
+    with mishaps.results_into(folder, "export"):
+        return _run(folder, config, options, progress)
+
+
+def _run(folder: RunFolder, config: Config, options: Options, progress: Progress) -> dict[str, Any]:
     output = options.output or folder.path / "ollama"
     modelfile = output / "Modelfile"
     gguf.refuse_taken(modelfile, folder, overwrite=options.overwrite)
@@ -54,7 +59,7 @@ def run(folder: RunFolder, config: Config, options: Options, progress: Progress)
         for one in chats
         for part in _prompts(one)
     ]
-    (made,) = gguf.run(folder, config, replace(options, output=output), progress).values()
+    (made,) = gguf.make(folder, config, replace(options, output=output), progress).values()
     system = _shared_system(chats)
     text = _modelfile(Path(made["path"]).name, template, tokenizer, base, config, system)
     with mishaps.unwritable(output):
@@ -74,7 +79,7 @@ def run(folder: RunFolder, config: Config, options: Options, progress: Progress)
         "commands": [f"ollama create {name} -f {modelfile}", f"ollama run {name}"],
         **{key: made[key] for key in ("max_kl", "mean_kl", "top1_agreement", "num_positions")},
     }
-    folder.write_json(RESULT, found)
+    mishaps.write_result(folder, RESULT, found)
     return found
 
 

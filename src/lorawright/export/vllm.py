@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from lorawright import chat, hub, merge, talk
+from lorawright import chat, hub, merge, mishaps, talk
 from lorawright.config.schema import Config
 from lorawright.durable import write_atomically
 from lorawright.errors import ModelError
@@ -44,6 +44,11 @@ def run(folder: RunFolder, config: Config) -> dict[str, Any]:
     Raises:
         LorawrightError: The run has no adapter, or its base is another.
     """
+    with mishaps.results_into(folder, "export"):
+        return _run(folder, config)
+
+
+def _run(folder: RunFolder, config: Config) -> dict[str, Any]:
     adapter = talk.adapter_folder(folder)
     model = config.model
     base = hub.model_folder(model.name, model.revision, with_code=model.trust_remote_code)
@@ -71,7 +76,7 @@ def run(folder: RunFolder, config: Config) -> dict[str, Any]:
             for key in ("max_kl", "mean_kl", "top1_agreement")
         },
     }
-    folder.write_json(RESULT, found)
+    mishaps.write_result(folder, RESULT, found)
     return found
 
 
@@ -81,8 +86,9 @@ def _plain_template(folder: RunFolder, base: Path, name: str) -> str:
     if chat.plain(template) == template:
         return ""
     path = folder.path / "vllm" / "chat_template.jinja"
-    path.parent.mkdir(exist_ok=True)
-    write_atomically(path, chat.plain(template).encode())
+    with mishaps.unwritable(path):
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, chat.plain(template).encode())
     return f" --chat-template {shlex.quote(str(path))}"
 
 

@@ -125,7 +125,13 @@ def run(
         LorawrightError: See `open_parts`; also a folder that is taken, a full disk, or a merged
             model that is further from base + adapter than the bound.
     """
-    options = options or Options()
+    with mishaps.results_into(folder, "merge"):
+        return _run(folder, config, options or Options(), progress)
+
+
+def _run(
+    folder: RunFolder, config: Config, options: Options, progress: Callable[[str, int, int], None]
+) -> dict[str, Any]:
     started = time.perf_counter()
     target = options.output or folder.path / "merged"
     owned.refuse_places(target, "--output", kept_places(folder, config))
@@ -152,7 +158,7 @@ def run(
         "max_mean_kl": bound,
         "seconds": time.perf_counter() - started,
     }
-    folder.write_json(RESULT, result)
+    mishaps.write_result(folder, RESULT, result)
     return result
 
 

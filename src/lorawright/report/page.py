@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from lorawright import checkpoint, outcome, run_facts, view
+from lorawright import checkpoint, outcome, outputs, run_facts, view
 from lorawright.i18n import translate
 from lorawright.outcome import Change, judge, margin
 from lorawright.report.charts import charts
@@ -34,15 +34,23 @@ def write(run: str | Path, language: Language, out: Path | None = None) -> Path:
 
     Raises:
         RunFolderError: There is no run, or a file of it is damaged.
+        ConfigError: A file stands there that is no page of ours.
     """
     facts = run_facts.read(run)
     path = out or facts.path / FILE
+    if out is not None:
+        outputs.refuse_foreign_page(out, "--out")
     checkpoint.write_atomically(path, render(facts, language).encode())
     return path
 
 
 def compare(runs: Sequence[str | Path], language: Language, out: Path) -> Path:
-    """Several runs in one page: settings that differ, results, curves over each other."""
+    """Several runs in one page: settings that differ, results, curves over each other.
+
+    Raises:
+        LorawrightError: As `write`.
+    """
+    outputs.refuse_foreign_page(out, "--out")
     all_facts = [run_facts.read(run) for run in runs]
     checkpoint.write_atomically(out, render_comparison(all_facts, language).encode())
     return out
