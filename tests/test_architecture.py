@@ -44,9 +44,8 @@ LAYERS: list[set[str]] = [
         "outputs",
         "signals",
         "control",
-        "modules",
     },
-    {"strategy", "cache"},
+    {"strategy", "cache", "modules"},
     {"launch", "launch_script", "distributed", "supervise", "run_names"},
     {
         "model",

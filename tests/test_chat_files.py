@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import shutil
 import signal
 import subprocess
@@ -70,6 +73,14 @@ def test_named_templates_without_a_default_are_none(folder: Folder) -> None:
     (made / "chat_template.jinja").unlink()
     with pytest.raises(TemplateError, match="has no chat template"):
         chat.load(made, "odd")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+def test_a_template_that_is_a_pipe_is_not_waited_for(folder: Folder) -> None:
+    made = folder({})
+    (made / "additional_chat_templates").mkdir()
+    os.mkfifo(made / "additional_chat_templates" / "tool_use.jinja")
+    assert chat.load(made, "odd").render(HELLO, [{"name": "find"}])
 
 
 def test_named_templates_are_fetched() -> None:
@@ -162,3 +173,33 @@ def test_damaged_tokenizer_config(folder: Folder) -> None:
     for text in ("[1]", "{"):
         with pytest.raises(TemplateError, match="tokenizer_config"):
             chat.load(folder({"tokenizer_config.json": text}), "odd")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "[" * 100_000])
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json"])
+def test_a_damaged_file_of_the_model_is_one_line(folder: Folder, name: str, text: str) -> None:
+    made = folder({name: text})
+    if text == "{}" and name != "tokenizer.json":
+        chat.load(made, "odd")
+        return
+    with pytest.raises(TemplateError, match=rf"odd: {name} ") as caught:
+        chat.load(made, "odd")
+    assert caught.value.hint and len(caught.value.what) < 200
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json"]
+)
+def test_a_file_of_the_model_that_may_not_be_read(
+    folder: Folder, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, opened = folder({}), io.open
+
+    def refusing(path: object, *rest: object, **named: object) -> object:
+        if str(path) == str(made / name):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *rest, **named)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(io, "open", refusing)
+    with pytest.raises(TemplateError, match=f"odd: {name} cannot be read: Permission denied"):
+        chat.load(made, "odd")

@@ -81,6 +81,9 @@ def test_bounds_are_told(tmp_path: Path) -> None:
     path.write_text("training: {seed: 4294967296, epochs: 0.5, learning_rate: .inf}\n")
     epochs, rate, seed = sorted(load_leniently(path).problems, key=lambda p: p.path)
     assert "less than 4294967296" in seed.message
+    path.write_text("training: {learning_rate: 1e9}\n")
+    (problem,) = load_leniently(path).problems
+    assert "expected a number less than or equal to 10" in problem.message
     assert "a whole number" in epochs.message and "`training.max_steps`" in epochs.hint
     assert "finite" in rate.message
 

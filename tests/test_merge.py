@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lorawright import chat, cli, hub, merge, owned, train
 from lorawright.config import Config
 from lorawright.errors import ConfigError, DataError, ModelError, RunFolderError, TrainError
-from lorawright.merge import Options
+from lorawright.merge import Options, weights
 from lorawright.run_folder import RunFolder, read_config
 
 MakeConfig = Callable[..., Config]
@@ -195,6 +195,14 @@ def test_another_base_is_refused(trained_run: RunFolder, tmp_path: Path) -> None
     moved = config.model_copy(update={"model": config.model.model_copy(update={"name": str(base)})})
     with pytest.raises(ModelError, match="other weights than the base"):
         merge.run(trained_run, moved, Options(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"peft_type": 5}'])
+def test_a_damaged_config_of_an_adapter_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "adapter_config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ModelError, match="is no adapter's config") as caught:
+        weights.plan(hub.model_folder("tiny"), tmp_path)
+    assert caught.value.where.endswith("adapter_config.json") and caught.value.hint
 
 
 def test_misfits_are_refused(trained_run: RunFolder, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lorawright import hub, modules
+from lorawright.chat import limit
 from lorawright.cli import run
 from lorawright.config.schema import LoraSettings
 
@@ -48,6 +49,12 @@ def test_names_that_are_there(wanted: str | list[str]) -> None:
 def test_names_that_are_not(wanted: str | list[str], what: str, hint: str) -> None:
     found = problem(wanted)
     assert found is not None and what in found[0] and hint in found[1]
+
+
+def test_a_pattern_without_an_end_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limit, "SECONDS", 0.2)
+    found = problem(r"(([a-z._0-9]+)+)+x")
+    assert found is not None and "a pattern without an end" in found[0]
 
 
 def test_what_is_not_known_is_left_to_training(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ import orjson
 import pytest
 
 from lorawright import chat, data, hub
+from lorawright.cli import run
 from lorawright.config.schema import DataSettings
 from lorawright.errors import TemplateError
 from lorawright.types import (
@@ -217,6 +219,22 @@ def test_template_that_cannot_be_proven(folder: Folder, name: str) -> None:
         chat.Encoder(chat.load(folder(template), "odd"), DataSettings())
     assert caught.value.where == "odd" and caught.value.hint
     assert "cannot be proven" in caught.value.what and why in caught.value.what
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+def test_tags_in_no_regular_file_are_never_waited_for(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "model: {name: tiny}\ndata: {train: a.jsonl}\ntemplate: {generation_tags: t.jinja}\n"
+    )
+    os.mkfifo(tmp_path / "t.jinja")
+    assert run(["check", str(config)]) == 1
+    assert "cannot be read: it is a named pipe, not a file" in " ".join(
+        capfd.readouterr().err.split()
+    )
 
 
 def test_no_chat_template(folder: Folder) -> None:

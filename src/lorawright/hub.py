@@ -67,8 +67,15 @@ def _locate(name: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
     if name.startswith(HUB):
         return _download(name.removeprefix(HUB), revision, patterns)
     folder = Path(name).expanduser()
-    if folder.exists():
-        return _checked(folder, name)
+    try:
+        if folder.exists():
+            return _checked(folder, name)
+    except OSError as error:
+        raise ModelError(
+            f"cannot be read: {error.strerror}",
+            where=name,
+            hint="see to the permissions of the folder and of those around it",
+        ) from None
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(
             "no such model folder", where=name, hint="expected a folder, a hub id, or `tiny`"

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from lorawright.chat.limit import TimeLimit, TookTooLong
 from lorawright.config.schema import LoraSettings
 from lorawright.errors import ConfigError
 
@@ -61,8 +62,14 @@ def problem(settings: LoraSettings, folder: Path) -> tuple[str, str] | None:
     if not known or wanted == ALL:
         return None
     if isinstance(wanted, str):
-        if any(re.fullmatch(wanted, name) for name in known):
-            return None
+        try:
+            if _matches(wanted, known):
+                return None
+        except TookTooLong:
+            return (
+                f"is `{wanted[:60]}`, a pattern without an end: it tries too many ways to match",
+                "repeat nothing that repeats itself, as in `(a+)+`",
+            )
         leaves = list(dict.fromkeys(_leaves(known)))
         if wanted in leaves:
             hint = f"it is read as a regular expression; write the list `[{wanted}]`"
@@ -82,6 +89,11 @@ def refuse_unknown(settings: LoraSettings, folder: Path) -> None:
     if found is not None:
         what, hint = found
         raise ConfigError(f"`lora.target_modules` {what}", where="lora.target_modules", hint=hint)
+
+
+def _matches(pattern: str, known: list[str]) -> bool:
+    with TimeLimit() as limit:
+        return limit.bounded(lambda: any(re.fullmatch(pattern, name) for name in known))
 
 
 def _hint(name: str, known: list[str]) -> str:

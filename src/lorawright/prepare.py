@@ -29,6 +29,7 @@ from lorawright import cache, chat, data, hub
 from lorawright.chat import workers
 from lorawright.config.schema import Config
 from lorawright.data import fingerprint
+from lorawright.data.files import open_file
 from lorawright.errors import DataError, LorawrightError, TemplateError
 from lorawright.store import ChatStore, Writer
 from lorawright.types import EncodedChat, Kind, Problem, Severity, Split
@@ -356,10 +357,12 @@ def _tags(config: Config) -> tuple[str, str] | None:
     if path is None:
         return None
     try:
-        source = Path(path).read_text(encoding="utf-8")
+        with open_file(Path(path)) as file:
+            source = file.read().decode()
     except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
         raise TemplateError(
-            f"cannot be read: {error}", where=path, hint="see `template.generation_tags`"
+            f"cannot be read: {why}", where=path, hint="see `template.generation_tags`"
         ) from None
     if "generation" not in source:
         raise TemplateError(

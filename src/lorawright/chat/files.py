@@ -17,13 +17,15 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     """A JSON object; empty where there is no such file.
 
     Raises:
-        TemplateError: It is not JSON.
+        TemplateError: It is not JSON, or cannot be read.
     """
-    if not path.is_file():
-        return {}
     try:
+        if not path.is_file():
+            return {}
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except OSError as error:
+        raise unreadable(error, path, name) from None
+    except (ValueError, RecursionError) as error:
         raise TemplateError(
             f"{path.name} is not valid JSON: {error}", where=name, hint="download the model again"
         ) from None
@@ -32,6 +34,15 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
             f"{path.name} holds no JSON object", where=name, hint="download the model again"
         )
     return found
+
+
+def unreadable(error: OSError, path: Path, name: str) -> TemplateError:
+    """What the system says of a file of a model's folder."""
+    return TemplateError(
+        f"{path.name} cannot be read: {error.strerror}",
+        where=name,
+        hint="see to its permissions and those of its folder, or download the model again",
+    )
 
 
 def templates(folder: Path, config: Mapping[str, Any], name: str) -> tuple[str, str]:
@@ -44,7 +55,8 @@ def templates(folder: Path, config: Mapping[str, Any], name: str) -> tuple[str, 
     Raises:
         TemplateError: There is no default, or a file cannot be read.
     """
-    paths = {path.stem: path for path in sorted((folder / NAMED_TEMPLATES).glob("*.jinja"))}
+    named = sorted((folder / NAMED_TEMPLATES).glob("*.jinja"))
+    paths = {path.stem: path for path in named if not path.is_fifo()}  # would be waited for
     if (folder / TEMPLATE).is_file():
         paths = {"default": folder / TEMPLATE, **paths}
     found: Any = {key: _read(path, name) for key, path in paths.items()}
@@ -69,7 +81,9 @@ def templates(folder: Path, config: Mapping[str, Any], name: str) -> tuple[str, 
 def _read(path: Path, name: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise unreadable(error, path, name) from None
+    except UnicodeDecodeError as error:
         raise TemplateError(
             f"{path.name} cannot be read: {error}", where=name, hint="download the model again"
         ) from None

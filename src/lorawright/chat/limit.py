@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class TookTooLong(Exception):
-    """Raised inside a template by the timer."""
+    """Raised inside the work by the timer."""
 
 
 class TimeLimit:
@@ -56,11 +56,8 @@ class TimeLimit:
         Raises:
             TemplateError: It took longer.
         """
-        if not self._can_interrupt:
-            return work()
-        signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
         try:
-            return work()
+            return self.bounded(work)
         except TookTooLong:
             raise TemplateError(
                 f"the chat template took over {SECONDS:g} s for one chat",
@@ -68,6 +65,18 @@ class TimeLimit:
                 hint="look for loops in the model's chat_template.jinja; take the one of its "
                 "original release",
             ) from None
+
+    def bounded(self, work: Callable[[], T]) -> T:
+        """The same for any other work.
+
+        Raises:
+            TookTooLong: It took longer.
+        """
+        if not self._can_interrupt:
+            return work()
+        signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+        try:
+            return work()
         finally:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 

@@ -209,16 +209,7 @@ def load(folder: Path, name: str) -> ChatTokenizer:
     Raises:
         TemplateError: No fast tokenizer, no chat template, or one that is not valid Jinja.
     """
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise TemplateError(
-            "has no tokenizer.json",
-            where=name,
-            hint="convert it once: `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`",
-        )
-    backend = tokenizers.Tokenizer.from_file(str(path))
-    backend.no_truncation()
-    backend.no_padding()
+    backend = _backend(folder / "tokenizer.json", name)
     config = files.read_json(folder / "tokenizer_config.json", name)
     template, tool_template = files.templates(folder, config, name)
     for source in {template, tool_template}:
@@ -240,6 +231,28 @@ def load(folder: Path, name: str) -> ChatTokenizer:
         reads_pieces_alone=_reads_pieces_alone(backend),
         words=WordEncoder.of(backend),
     )
+
+
+def _backend(path: Path, name: str) -> tokenizers.Tokenizer:
+    if not path.is_file():
+        raise TemplateError(
+            "has no tokenizer.json",
+            where=name,
+            hint="convert it once: `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`",
+        )
+    try:
+        backend = tokenizers.Tokenizer.from_buffer(path.read_bytes())
+    except OSError as error:
+        raise files.unreadable(error, path, name) from None
+    except Exception as error:
+        if type(error) not in (Exception, ValueError):  # the library has no class of its own
+            raise
+        raise TemplateError(
+            f"tokenizer.json is no tokenizer: {error}", where=name, hint="download the model again"
+        ) from None
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
 
 
 def _reads_pieces_alone(backend: tokenizers.Tokenizer) -> bool:

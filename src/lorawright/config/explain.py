@@ -99,7 +99,7 @@ def _expected(key: Key, item: dict[str, Any]) -> str:
     field = _field(key)
     if item["type"] in OWN:
         return str(item["msg"])
-    if item["type"] in BOUNDS and not isinstance(item["input"], str):
+    if item["type"] in BOUNDS:
         return f"expected a number {str(item['msg']).removeprefix('Input should be ')}"
     if item["type"] == "finite_number":
         return "expected a finite number"

@@ -163,7 +163,14 @@ def _merge(layer: Any, base: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def _refuse_adapter(adapter: Path) -> None:
-    config = PeftConfig.from_pretrained(str(adapter))
+    try:
+        config = PeftConfig.from_pretrained(str(adapter))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"is no adapter's config: {str(error)[:160]}",
+            where=str(adapter / "adapter_config.json"),
+            hint="the file is damaged: put it back from a copy, or train again",
+        ) from None
     extras = [
         name
         for name in ("modules_to_save", "trainable_token_indices")
