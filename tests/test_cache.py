@@ -72,6 +72,22 @@ def test_versions_and_stop_tokens_are_in_the_key(
     assert len(list(root.iterdir())) == 3
 
 
+def test_end_at_which_the_generation_config_does_not_stop_is_said(
+    make_config: MakeConfig, root: Path, tmp_path: Path
+) -> None:
+    config = with_model(make_config(), tmp_path / "model")
+    assert prepare.run(config).certificate["new_stop_token"] is None
+    edit(tmp_path / "model" / "generation_config.json", eos_token_id=2282)
+    prepared = prepare.run(config)
+    (warning,) = prepared.problems
+    assert warning.message.startswith("answers end with `<|im_end|>`, at which this model's")
+    assert "(`<|endoftext|>` only)" in warning.message and "merged model" in warning.hint
+    assert prepared.certificate["new_stop_token"] == "<|im_end|>"
+    (tmp_path / "model" / "generation_config.json").unlink()
+    edit(tmp_path / "model" / "config.json", eos_token_id=2282)
+    assert prepare.run(config).certificate["new_stop_token"] == "<|im_end|>"
+
+
 def test_date_in_the_template_is_said_and_in_the_key(
     make_config: MakeConfig, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -209,13 +209,19 @@ def test_span_goes_through_the_token_at_which_the_model_stops(load: Load) -> Non
     assert chat.learn(tokenizer).end_id == tokenizer.control_ids["<|endoftext|>"]
 
 
-def test_template_whose_end_the_model_does_not_stop_at_is_refused(load: Load) -> None:
+def test_end_at_which_a_base_model_does_not_stop_is_trained(load: Load) -> None:
     tokenizer = load(PLAIN, stops=["<|endoftext|>"])
-    with pytest.raises(
-        TemplateError, match=r"ends answers with `<\|im_end\|>`, but the model"
-    ) as e:
+    found = encode(tokenizer, row(user("Hi"), answer("Hello!"), user("?"), answer("Yes.")))
+    assert trained(tokenizer, found) == ["Hello!<|im_end|>", "Yes.<|im_end|>"]
+    assert chat.learn(tokenizer).is_new_stop
+
+
+def test_control_token_behind_the_last_answer_alone_is_no_end(load: Load) -> None:
+    only_last = "('<|im_end|>' if loop.last and m.role == 'assistant' else '\\n')"
+    tokenizer = load(PLAIN.replace("'<|im_end|>\\n'", only_last), stops=["<|endoftext|>"])
+    with pytest.raises(TemplateError, match=r"only the last answer with `<\|im_end\|>`") as e:
         chat.learn(tokenizer)
-    assert "`<|endoftext|>`" in e.value.what and "eos_token_id" in str(e.value.hint)
+    assert "`<|endoftext|>`" in e.value.what and e.value.hint
 
 
 CALLS = (

@@ -257,7 +257,22 @@ def _template_remarks(config: Config, encoder: chat.Encoder) -> list[Problem]:
                 "give `eos_token_id` in the model's generation_config.json",
             )
         )
+    if encoder.marks.is_new_stop:
+        found.append(_new_stop(name, encoder))
     return found
+
+
+def _new_stop(name: str, encoder: chat.Encoder) -> Problem:
+    tokenizer = encoder.tokenizer
+    stops = ", ".join(f"`{tokenizer.decode([number])}`" for number in tokenizer.generation_stops)
+    return _remark(
+        name,
+        f"answers end with `{encoder.marks.end}`, at which this model's generation config does "
+        f"not stop ({stops} only), as base models do",
+        "the token is trained, and `eos_token_id` in the generation_config.json of the adapter and "
+        "the merged model names it too; a server that reads the base's own file needs it as a stop "
+        "token",
+    )
 
 
 def _remark(name: str, message: str, hint: str) -> Problem:
@@ -319,6 +334,7 @@ def _certificate(
         "num_answers_behind_other_ids": tally.num_read_otherwise,
         "num_swallowed": tally.num_swallowed,
         "not_rendered": dict(sorted(tally.idle_keys.items())),
+        "new_stop_token": tokenizer.decode([marks.end_id]) if marks.is_new_stop else None,
         "stop_tokens": [tokenizer.decode([token]) for token in sorted(tokenizer.stop_ids)],
         "template_date": tokenizer.template_date,
         "template_sha256": tokenizer.template_sha256,
