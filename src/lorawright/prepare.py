@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from lorawright import cache, chat, data, hub
+from lorawright import cache, chat, data, hub, template_remarks
 from lorawright.chat import workers
 from lorawright.config.schema import Config
 from lorawright.data import fingerprint
@@ -166,12 +166,15 @@ def _build(
 ) -> Prepared:
     reader = data.Reader(config.data)
     findings = _Findings()
+    unknown: list[Problem] = []
     with ExitStack() as stack:
         writers = {
             split: stack.enter_context(Writer(work / f"{split}.arrow")) for split in _splits(config)
         }
         for row in workers.encode(encoder, _counted(reader, progress)):
-            if isinstance(row, Problem):
+            if isinstance(row, Problem) and row.kind is Kind.UNKNOWN_KEY:
+                unknown.append(row)
+            elif isinstance(row, Problem):
                 findings.add(row)
             else:
                 findings.see(row)
@@ -179,7 +182,8 @@ def _build(
     stores = {split: ChatStore(work / f"{split}.arrow", split) for split in writers}
     for problem in [
         *_empty_sets(config, stores, findings.problems),
-        *_template_remarks(config, encoder),
+        *template_remarks.of_keys(unknown, encoder.tally, config.model.name),
+        *template_remarks.of_template(encoder, config.model.name),
     ]:
         findings.add(problem)
     summary = {
@@ -227,56 +231,6 @@ def _empty_sets(
             )
         )
     return found
-
-
-def _template_remarks(config: Config, encoder: chat.Encoder) -> list[Problem]:
-    """What the template does to all chats, each said once."""
-    name, day = config.model.name, encoder.tokenizer.template_date
-    found = [
-        _remark(
-            name,
-            f"`{key}` of messages is not rendered by this model's chat template ({num} messages)",
-            "it is not trained; say in `content` what the model shall see",
-        )
-        for key, num in sorted(encoder.tally.idle_keys.items())
-    ]
-    if day is not None:
-        found.append(
-            _remark(
-                name,
-                f"the chat template writes today's date into every chat: {day} is trained",
-                "a run that is resumed on another day has other ids; prepare and train on one day",
-            )
-        )
-    if not encoder.tokenizer.stop_ids:
-        found.append(
-            _remark(
-                name,
-                "no file of the model names a token at which it stops; answers are trained to end "
-                f"with `{encoder.marks.end}`",
-                "give `eos_token_id` in the model's generation_config.json",
-            )
-        )
-    if encoder.marks.is_new_stop:
-        found.append(_new_stop(name, encoder))
-    return found
-
-
-def _new_stop(name: str, encoder: chat.Encoder) -> Problem:
-    tokenizer = encoder.tokenizer
-    stops = ", ".join(f"`{tokenizer.decode([number])}`" for number in tokenizer.generation_stops)
-    return _remark(
-        name,
-        f"answers end with `{encoder.marks.end}`, at which this model's generation config does "
-        f"not stop ({stops} only), as base models do",
-        "the token is trained, and `eos_token_id` in the generation_config.json of the adapter and "
-        "the merged model names it too; a server that reads the base's own file needs it as a stop "
-        "token",
-    )
-
-
-def _remark(name: str, message: str, hint: str) -> Problem:
-    return Problem(name, None, "", message, hint, Kind.TEMPLATE, Severity.WARNING)
 
 
 def _stats(

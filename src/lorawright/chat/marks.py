@@ -25,6 +25,12 @@ HINT = (
     "copy of the model's folder"
 )
 
+ADDED_HINT = (
+    "it is an added token that is not marked as one of control: in a copy of the model's folder, "
+    'write `"special": true` into its entry, and the others of roles, in `added_tokens` of '
+    "tokenizer.json"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class TurnMarks:
@@ -88,10 +94,12 @@ def _learn(tokenizer: ChatTokenizer) -> TurnMarks:
     end, end_id = _end(tokenizer, after)
     header_ids, core_ids = tokenizer.encode([header, header.rstrip()])
     if not core_ids or core_ids[0] not in tokenizer.control_ids.values():
+        is_added = core_ids[:1] and core_ids[0] in tokenizer.backend.get_added_tokens_decoder()
         raise _unproven(
             tokenizer,
             f"its generation prompt {header!r} does not start with a control token, so text could "
             "pass for one",
+            ADDED_HINT if is_added else HINT,
         )
     start_id = core_ids[0]
     return TurnMarks(
@@ -170,9 +178,9 @@ def _behind(asked: str, full: str) -> str:
     return full[len(asked) :][:40] if full.startswith(asked) else full[:40]
 
 
-def _unproven(tokenizer: ChatTokenizer, why: str) -> TemplateError:
+def _unproven(tokenizer: ChatTokenizer, why: str, hint: str = HINT) -> TemplateError:
     return TemplateError(
         f"this chat template cannot be trained on, its masks cannot be proven: {why}",
         where=tokenizer.name,
-        hint=HINT,
+        hint=hint,
     )
