@@ -46,7 +46,7 @@ LAYERS: list[set[str]] = [
         "control",
         "modules",
     },
-    {"strategy", "cache", "template_remarks"},
+    {"strategy", "cache"},
     {"launch", "launch_script", "distributed", "supervise", "run_names"},
     {
         "model",

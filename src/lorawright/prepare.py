@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from lorawright import cache, chat, data, hub, template_remarks
-from lorawright.chat import workers
+from lorawright import cache, chat, data, hub
+from lorawright.chat import remarks, workers
 from lorawright.config.schema import Config
 from lorawright.data import fingerprint
 from lorawright.errors import DataError, LorawrightError, TemplateError
@@ -182,8 +182,8 @@ def _build(
     stores = {split: ChatStore(work / f"{split}.arrow", split) for split in writers}
     for problem in [
         *_empty_sets(config, stores, findings.problems),
-        *template_remarks.of_keys(unknown, encoder.tally, config.model.name),
-        *template_remarks.of_template(encoder, config.model.name),
+        *remarks.of_keys(unknown, encoder.tally, config.model.name),
+        *remarks.of_template(encoder, config.model.name),
     ]:
         findings.add(problem)
     summary = {

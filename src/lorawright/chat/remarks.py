@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from lorawright import chat
+from lorawright.chat.encode import Encoder, Tally
 from lorawright.types import Kind, Problem, Severity
 
 MOST_KEYS = 20  # named; data may have thousands
 
 
-def of_keys(unknown: Sequence[Problem], tally: chat.Tally, name: str) -> Iterator[Problem]:
+def of_keys(unknown: Sequence[Problem], tally: Tally, name: str) -> Iterator[Problem]:
     """One remark a key of messages: lost, not rendered, or unknown; none where it is rendered.
 
     Args:
@@ -44,7 +44,7 @@ def of_keys(unknown: Sequence[Problem], tally: chat.Tally, name: str) -> Iterato
         )
 
 
-def of_template(encoder: chat.Encoder, name: str) -> Iterator[Problem]:
+def of_template(encoder: Encoder, name: str) -> Iterator[Problem]:
     """The day it writes, and the tokens at which the model stops."""
     tokenizer, end = encoder.tokenizer, encoder.marks.end
     day = tokenizer.template_date
