@@ -22,6 +22,7 @@ from lorawright import cache, chat, hub, prepare, resume
 from lorawright.chat import tokenizer as tokenizer_module
 from lorawright.config import Config
 from lorawright.errors import DataError
+from lorawright.types import Kind
 
 MakeConfig = Callable[..., Config]
 BOS = "{{ bos_token }}"
@@ -70,6 +71,22 @@ def test_versions_and_stop_tokens_are_in_the_key(
     edit(tmp_path / "model" / "generation_config.json", eos_token_id=[*stops, 5])
     prepare.run(config)
     assert len(list(root.iterdir())) == 3
+
+
+def test_end_at_which_the_generation_config_does_not_stop_is_said(
+    make_config: MakeConfig, root: Path, tmp_path: Path
+) -> None:
+    config = with_model(make_config(), tmp_path / "model")
+    assert prepare.run(config).certificate["new_stop_token"] is None
+    edit(tmp_path / "model" / "generation_config.json", eos_token_id=2282)
+    prepared = prepare.run(config)
+    (warning,) = prepared.problems
+    assert warning.message.startswith("answers end with `<|im_end|>`, at which this model's")
+    assert "(`<|endoftext|>` only)" in warning.message and "merged model" in warning.hint
+    assert prepared.certificate["new_stop_token"] == "<|im_end|>"
+    (tmp_path / "model" / "generation_config.json").unlink()
+    edit(tmp_path / "model" / "config.json", eos_token_id=2282)
+    assert prepare.run(config).certificate["new_stop_token"] == "<|im_end|>"
 
 
 def test_date_in_the_template_is_said_and_in_the_key(
@@ -193,3 +210,38 @@ def test_keys_that_the_template_does_not_render_are_said_once(
     assert warning.message.startswith("`name` of messages is not rendered") and warning.hint
     assert "(6 messages)" in warning.message
     assert prepared.certificate["not_rendered"] == {"name": 6}
+
+
+def test_each_unknown_key_is_said_once_and_only_if_it_is_lost(
+    make_config: MakeConfig, root: Path, tmp_path: Path
+) -> None:
+    config, made = make_config(num_eval=2), rows(6)
+    for number, row in enumerate(made):
+        row["messages"][0] |= {"mood": "merry", "name": "Bob"}
+        row["messages"][1]["colour"] = f"blue-{number}"
+    for path in (config.data.train, config.data.eval):
+        write_jsonl(Path(str(path)), made[4:] if path == config.data.eval else made[:4])
+    lost = sorted(prepare.run(config).problems, key=lambda problem: problem.path, reverse=True)
+    assert [(problem.kind, problem.path) for problem in lost] == [
+        (Kind.UNKNOWN_KEY, "messages[1].colour"),
+        (Kind.UNKNOWN_KEY, "messages[0].mood"),
+        (Kind.TEMPLATE, ""),
+    ]
+    assert "it is lost (6 messages)" in lost[0].message and "`content`" in lost[0].hint
+    config = with_model(config, tmp_path / "model")
+    template = tmp_path / "model" / "chat_template.jinja"
+    source = template.read_text(encoding="utf-8")
+    said = "{% for m in messages %}{{ m.mood }}{% endfor %}"
+    template.write_text(said + source, encoding="utf-8")
+    with_mood = prepare.run(config)
+    assert with_mood.certificate["not_rendered"] == {"colour": 6, "name": 6}
+    assert not [problem for problem in with_mood.problems if "mood" in problem.path]
+
+
+def test_unknown_key_of_a_call_is_read_by_nothing(make_config: MakeConfig, root: Path) -> None:
+    config, made = make_config(), rows(4)
+    call = {"function": {"name": "look", "arguments": {}}, "score": 0.5}
+    made[0]["messages"][1]["tool_calls"] = [call]
+    write_jsonl(Path(config.data.train), made)
+    (problem,) = prepare.run(config).problems
+    assert problem.path == "messages[1].tool_calls[0].score" and "nothing reads it" in problem.hint

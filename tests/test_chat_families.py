@@ -186,7 +186,8 @@ def test_history_that_a_server_reads_otherwise_is_said(load: Load) -> None:
     warning, encoded = encoder.run([chat_])
     assert isinstance(warning, Problem) and isinstance(encoded, EncodedChat)
     assert warning.severity is Severity.WARNING and warning.hint
-    assert "1 answers stand behind ids that a server reads otherwise" in warning.message
+    assert "1 later answers are trained behind ids that differ" in warning.message
+    assert "begins with white space" in warning.message and "may stay" in warning.hint
     assert encoder.tally.num_read_otherwise == 1
     prompt = tokenizer.render(chat_.messages[:3], None, generation_prompt=True)
     assert tokenizer.encode([prompt])[0] != list(encoded.ids[: encoded.spans[1][0]])
@@ -209,13 +210,39 @@ def test_span_goes_through_the_token_at_which_the_model_stops(load: Load) -> Non
     assert chat.learn(tokenizer).end_id == tokenizer.control_ids["<|endoftext|>"]
 
 
-def test_template_whose_end_the_model_does_not_stop_at_is_refused(load: Load) -> None:
+def test_end_at_which_a_base_model_does_not_stop_is_trained(load: Load) -> None:
     tokenizer = load(PLAIN, stops=["<|endoftext|>"])
-    with pytest.raises(
-        TemplateError, match=r"ends answers with `<\|im_end\|>`, but the model"
-    ) as e:
+    found = encode(tokenizer, row(user("Hi"), answer("Hello!"), user("?"), answer("Yes.")))
+    assert trained(tokenizer, found) == ["Hello!<|im_end|>", "Yes.<|im_end|>"]
+    assert chat.learn(tokenizer).is_new_stop
+
+
+def test_control_token_behind_the_last_answer_alone_is_no_end(load: Load) -> None:
+    only_last = "('<|im_end|>' if loop.last and m.role == 'assistant' else '\\n')"
+    tokenizer = load(PLAIN.replace("'<|im_end|>\\n'", only_last), stops=["<|endoftext|>"])
+    with pytest.raises(TemplateError, match=r"only the last answer with `<\|im_end\|>`") as e:
         chat.learn(tokenizer)
-    assert "`<|endoftext|>`" in e.value.what and "eos_token_id" in str(e.value.hint)
+    assert "`<|endoftext|>`" in e.value.what and e.value.hint
+
+
+@pytest.mark.parametrize(("special", "hint"), [(False, '"special": true'), (True, None)])
+def test_header_of_an_added_token_that_is_not_special_says_the_way_on(
+    load: Load, special: bool, hint: str | None
+) -> None:
+    """DeepSeek V3: its roles are added tokens that pass for text."""
+    backend = Tokenizer.from_file(str(TINY / "tokenizer.json"))
+    backend.add_tokens([AddedToken("<|Assistant|>", special=special)])
+    template = PLAIN.replace("'<|im_start|>assistant\\n'", "'<|Assistant|>'").replace(
+        "'<|im_start|>' + m.role + '\\n'",
+        "('<|Assistant|>' if m.role == 'assistant' else '<|im_start|>')",
+    )
+    tokenizer = load(template, backend)
+    if hint is None:
+        assert chat.learn(tokenizer).header == "<|Assistant|>"
+        return
+    with pytest.raises(TemplateError, match="does not start with a control token") as e:
+        chat.learn(tokenizer)
+    assert hint in str(e.value.hint)
 
 
 CALLS = (

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lorawright import chat, cli, hub, merge, owned, train
 from lorawright.config import Config
 from lorawright.errors import ConfigError, DataError, ModelError, RunFolderError, TrainError
+from lorawright.export import vllm
 from lorawright.merge import Options, weights
 from lorawright.run_folder import RunFolder, read_config
 
@@ -128,6 +129,38 @@ def test_qlora_is_merged_into_the_unquantized_base(make_config: MakeConfig) -> N
     expected = merged_by_peft(hub.model_folder("tiny"), folder.adapter)
     assert all(torch.equal(t, expected[name].bfloat16()) for name, t in merged.items())
     assert found["mean_kl"] < 1e-3 < found["as_trained"]["mean_kl"]
+
+
+def test_end_of_a_base_models_template_becomes_a_stop_token(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    """Its generation config lists another; what is handed over stops at both."""
+    base = tmp_path / "base"
+    shutil.copytree(hub.model_folder("tiny"), base)
+    edit(base / "generation_config.json", eos_token_id=2282)
+    edit(base / "config.json", eos_token_id=2282)
+    edit(base / "tokenizer_config.json", eos_token="<|endoftext|>")
+    run = small_run(make_config, base)
+    certificate = json.loads(run.certificate.read_text())
+    assert certificate["new_stop_token"] == "<|im_end|>"
+    assert list(certificate["last_tokens"]) == ["<|im_end|>"]
+    merge.run(run, read_config(run))
+    before = json.loads((base / "generation_config.json").read_text())
+    for folder in (run.adapter, run.path / "merged"):
+        settings = json.loads((folder / "generation_config.json").read_text())
+        assert settings == {**before, "eos_token_id": [2282, 2284]}
+    model = AutoModelForCausalLM.from_pretrained(run.path / "merged")
+    assert model.generation_config.eos_token_id == [2282, 2284]
+    command = vllm.run(run, read_config(run))["commands"]["adapter"]
+    assert command.endswith(f" --generation-config {run.path / 'vllm'}")
+    assert (run.path / "vllm" / "generation_config.json").is_file()
+    card = (run.adapter / "README.md").read_text(encoding="utf-8")
+    assert "Answers end with `<|im_end|>`" in card
+    assert "generation_config=GenerationConfig.from_pretrained(" in card
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def test_shards(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lorawright import card, hub, owned, run_facts
+from lorawright import card, chat, hub, owned, run_facts
 from lorawright.config.schema import Config
 from lorawright.distributed import Group
 from lorawright.durable import TEMPORARY
@@ -14,8 +14,10 @@ from lorawright.run_folder import RunFolder
 from lorawright.trainer import PlannedTrainer
 
 
-def save(trainer: PlannedTrainer, config: Config, folder: RunFolder, group: Group) -> None:
-    """adapter/: complete or absent, naming the base as the user names it."""
+def save(
+    trainer: PlannedTrainer, config: Config, base: Path, folder: RunFolder, group: Group
+) -> None:
+    """adapter/: complete or absent, naming the base as the user names it; `base`: its folder."""
     work = folder.adapter.with_name(folder.adapter.name + TEMPORARY)
     if group.is_main:
         owned.begin_work(folder.adapter, Marker(Kind.ADAPTER))
@@ -30,6 +32,9 @@ def save(trainer: PlannedTrainer, config: Config, folder: RunFolder, group: Grou
     settings["revision"] = config.model.revision
     (work / "adapter_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
     _keep_card(folder.adapter, work)
+    marks = chat.learn(chat.load(base, config.model.name))
+    if marks.is_new_stop:
+        chat.add_stop(base, work, marks.end_id)
     card.write(work, run_facts.read(folder.path))
     names = [name for name in owned.files_in(work) if name != owned.MARKER]
     proven = owned.digests(work, (name for name in names if name != card.FILE))

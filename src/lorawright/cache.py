@@ -58,6 +58,7 @@ def folder_of(
         tokenizer.template_date,
         dict(tokenizer.variables),
         sorted(tokenizer.stop_ids),
+        tokenizer.generation_stops,
         encoder.tags,
     ]
     key = hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]

@@ -72,7 +72,7 @@ def card(facts: RunFacts, base: str | None = None) -> str:
         f"# {facts.name}\n",
         translate(f"A LoRA adapter for {_named(facts, base)}, fine-tuned on chats with lorawright.")
         + "\n",
-        _use(base),
+        _use(base, facts.certificate.get("new_stop_token")),
         *_data(facts),
         *_settings(facts),
         *_results(facts),
@@ -97,14 +97,23 @@ def _named(facts: RunFacts, base: str | None) -> str:
     return f"`{Path(facts.config['model']['name']).name}`"
 
 
-def _use(base: str | None) -> str:
+def _use(base: str | None, new_stop: str | None) -> str:
     place = "PATH_OR_REPO_OF_THIS_ADAPTER"
     note = "" if base else f"\n{translate(LOCAL_BASE)}\n"
+    ending = ""
+    if new_stop is not None:
+        note += "\n" + translate(
+            f"Answers end with `{new_stop}`, at which the base does not stop: "
+            "`generation_config.json` of this adapter names it."
+        )
+        note += "\n"
+        ending = f', generation_config=GenerationConfig.from_pretrained("{place}")'
+    imported = "AutoTokenizer, GenerationConfig" if ending else "AutoTokenizer"
     return f"""## {translate("Use")}
 {note}
 ```python
 from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer
+from transformers import {imported}
 
 model = AutoPeftModelForCausalLM.from_pretrained("{place}")
 tokenizer = AutoTokenizer.from_pretrained("{place}")
@@ -112,7 +121,7 @@ chat = [{{"role": "user", "content": "Who are you?"}}]
 ids = tokenizer.apply_chat_template(
     chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
 )
-print(tokenizer.decode(model.generate(**ids, max_new_tokens=200)[0]))
+print(tokenizer.decode(model.generate(**ids, max_new_tokens=200{ending})[0]))
 ```
 
 {translate("The chat template is the base model's own, unchanged.")}

@@ -26,7 +26,7 @@ import numpy as np
 import orjson
 
 from lorawright import cache, chat, data, hub
-from lorawright.chat import workers
+from lorawright.chat import remarks, workers
 from lorawright.config.schema import Config
 from lorawright.data import fingerprint
 from lorawright.data.files import open_file
@@ -167,12 +167,15 @@ def _build(
 ) -> Prepared:
     reader = data.Reader(config.data)
     findings = _Findings()
+    unknown: list[Problem] = []
     with ExitStack() as stack:
         writers = {
             split: stack.enter_context(Writer(work / f"{split}.arrow")) for split in _splits(config)
         }
         for row in workers.encode(encoder, _counted(reader, progress)):
-            if isinstance(row, Problem):
+            if isinstance(row, Problem) and row.kind is Kind.UNKNOWN_KEY:
+                unknown.append(row)
+            elif isinstance(row, Problem):
                 findings.add(row)
             else:
                 findings.see(row)
@@ -180,7 +183,8 @@ def _build(
     stores = {split: ChatStore(work / f"{split}.arrow", split) for split in writers}
     for problem in [
         *_empty_sets(config, stores, findings.problems),
-        *_template_remarks(config, encoder),
+        *remarks.of_keys(unknown, encoder.tally, config.model.name),
+        *remarks.of_template(encoder, config.model.name),
     ]:
         findings.add(problem)
     summary = {
@@ -228,41 +232,6 @@ def _empty_sets(
             )
         )
     return found
-
-
-def _template_remarks(config: Config, encoder: chat.Encoder) -> list[Problem]:
-    """What the template does to all chats, each said once."""
-    name, day = config.model.name, encoder.tokenizer.template_date
-    found = [
-        _remark(
-            name,
-            f"`{key}` of messages is not rendered by this model's chat template ({num} messages)",
-            "it is not trained; say in `content` what the model shall see",
-        )
-        for key, num in sorted(encoder.tally.idle_keys.items())
-    ]
-    if day is not None:
-        found.append(
-            _remark(
-                name,
-                f"the chat template writes today's date into every chat: {day} is trained",
-                "a run that is resumed on another day has other ids; prepare and train on one day",
-            )
-        )
-    if not encoder.tokenizer.stop_ids:
-        found.append(
-            _remark(
-                name,
-                "no file of the model names a token at which it stops; answers are trained to end "
-                f"with `{encoder.marks.end}`",
-                "give `eos_token_id` in the model's generation_config.json",
-            )
-        )
-    return found
-
-
-def _remark(name: str, message: str, hint: str) -> Problem:
-    return Problem(name, None, "", message, hint, Kind.TEMPLATE, Severity.WARNING)
 
 
 def _stats(
@@ -320,6 +289,7 @@ def _certificate(
         "num_answers_behind_other_ids": tally.num_read_otherwise,
         "num_swallowed": tally.num_swallowed,
         "not_rendered": dict(sorted(tally.idle_keys.items())),
+        "new_stop_token": tokenizer.decode([marks.end_id]) if marks.is_new_stop else None,
         "stop_tokens": [tokenizer.decode([token]) for token in sorted(tokenizer.stop_ids)],
         "template_date": tokenizer.template_date,
         "template_sha256": tokenizer.template_sha256,

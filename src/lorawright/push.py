@@ -37,6 +37,7 @@ FILES = (
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
+    "generation_config.json",
 )
 
 

@@ -33,7 +33,7 @@ INSIDE = {
     "launch": re.compile(
         r"(machine-\d+/)?(accelerate\.yaml|deepspeed\.json|job\.json|output\.log|meeting)(\.tmp)?"
     ),
-    "vllm": re.compile(r"chat_template\.jinja"),
+    "vllm": re.compile(r"chat_template\.jinja|generation_config\.json"),
     "lm-eval": re.compile(r"(.*/)?(results|samples)_[^/]+\.jsonl?"),
 }
 

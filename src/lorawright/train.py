@@ -230,7 +230,7 @@ def _train(
         screen.end()
         if trainer.cut_short or trainer.state.global_step < len(ready.plan):
             return seconds, group.highest(stop.number or 0) or None
-        adapter.save(trainer, ready.config, folder, group)
+        adapter.save(trainer, ready.config, ready.model_folder, folder, group)
     return seconds, None
 
 

@@ -3,6 +3,7 @@
 from lorawright.chat.compare import refuse_other_text
 from lorawright.chat.derive import Refusal, trained_turns, turns
 from lorawright.chat.encode import Encoder, Tally
+from lorawright.chat.files import add_stop
 from lorawright.chat.marks import TurnMarks, learn
 from lorawright.chat.plain import plain, remove_tags
 from lorawright.chat.tagged import tagged
@@ -14,6 +15,7 @@ __all__ = [
     "Refusal",
     "Tally",
     "TurnMarks",
+    "add_stop",
     "learn",
     "load",
     "plain",

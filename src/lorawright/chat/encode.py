@@ -53,6 +53,7 @@ class Tally:
     num_read_otherwise: int = 0  # answers whose history a server reads as other ids
     num_swallowed: int = 0  # what the template dropped, where that is allowed
     idle_keys: Counter[str] = field(default_factory=Counter)  # of messages; not rendered
+    rendered_keys: Counter[str] = field(default_factory=Counter)  # the same; rendered
     tags_problem: str | None = None
 
     def add(self, other: Tally) -> None:
@@ -139,9 +140,11 @@ class Encoder:
     def _swallowed(self, chat: Conversation, view: TextView) -> list[Problem]:
         """What the row says and the rendered chat does not."""
         found = swallowed.find(chat, view.text, dict(zip(view.numbers, view.answers, strict=True)))
-        if not found.missing and not found.idle_keys:
+        if found.idle_keys or found.rendered_keys:
+            self.tally.idle_keys.update(found.idle_keys)
+            self.tally.rendered_keys.update(found.rendered_keys)
+        if not found.missing:
             return []
-        self.tally.idle_keys.update(found.idle_keys)
         self.tally.num_swallowed += len(found.missing)
         warns = self.settings.swallowed is SwallowedPolicy.WARN
         severity = Severity.WARNING if warns else Severity.ERROR
@@ -241,7 +244,11 @@ class Encoder:
         num = pieces.num_read_otherwise(self.tokenizer, layout, ids_of_pieces)
         self.tally.num_read_otherwise += num
         if num:
-            what = f"{num} answers stand behind ids that a server reads otherwise: {APART}"
+            what = (
+                "an earlier answer begins with white space that this tokenizer joins with what "
+                f"stands before it: {num} later answers are trained behind ids that differ there "
+                "from what a server reads (the text is equal)"
+            )
             yield _problem(chat, "messages", what, Kind.MASK, APART_HINT, Severity.WARNING)
 
     def _fit(
@@ -294,13 +301,10 @@ MASK_HINT = (
     "`data.invalid: drop`"
 )
 SWALLOWED = "is dropped by this model's chat template: it is not in the rendered chat"
-APART = (
-    "an earlier answer begins with what would be one token with the end of its header (the text is "
-    "equal)"
-)
 APART_HINT = (
-    "take white space from the beginning of answers; where the template puts it there, a row of "
-    "each answer with `data.train_on: last_assistant` is exact"
+    "the answers are right, and such rows may stay; to be exact, take white space from the "
+    "beginning of answers, or, where the template puts it there, make a row of each answer and set "
+    "`data.train_on: last_assistant`"
 )
 SPELLED = "spells a control token inside a value that the template escapes"
 SPELLED_HINT = "take the token out of the text"

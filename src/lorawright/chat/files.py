@@ -10,6 +10,9 @@ from typing import Any
 from lorawright.errors import TemplateError
 
 TEMPLATE = "chat_template.jinja"
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 NAMED_TEMPLATES = "additional_chat_templates"  # Transformers 5 puts `tool_use.jinja` there
 
 
@@ -109,10 +112,46 @@ def stop_ids(folder: Path, name: str, eos_id: int | None) -> frozenset[int]:
     Raises:
         TemplateError: A config is not JSON.
     """
-    found = [eos_id]
-    for file in ("generation_config.json", "config.json"):
-        config = read_json(folder / file, name)
-        for section in (config, config.get("text_config")):
-            listed = section.get("eos_token_id") if isinstance(section, dict) else None
-            found += listed if isinstance(listed, list) else [listed]
-    return frozenset(number for number in found if type(number) is int)
+    found = [] if eos_id is None else [eos_id]
+    for file in (GENERATION_CONFIG, CONFIG):
+        found += _eos_ids(read_json(folder / file, name))
+    return frozenset(found)
+
+
+def generation_stops(folder: Path, name: str) -> tuple[int, ...]:
+    """Tokens at which Transformers and vLLM stop by the model's generation config.
+
+    Without such a file they make one of config.json.
+
+    Raises:
+        TemplateError: A config is not JSON.
+    """
+    has_one = (folder / GENERATION_CONFIG).is_file()
+    return tuple(_eos_ids(read_json(folder / (GENERATION_CONFIG if has_one else CONFIG), name)))
+
+
+def add_stop(base: Path, work: Path, token_id: int) -> None:
+    """Writes the base's generation config with one more stop token.
+
+    Args:
+        base: The model's folder.
+        work: Where the file is written; the rest of it stays as it is.
+        token_id: The token at which generation shall stop too.
+    """
+    path = base / GENERATION_CONFIG
+    found = read_json(path, str(base))
+    if not path.is_file():
+        config = read_json(base / CONFIG, str(base))
+        sections = {**(config.get("text_config") or {}), **config}
+        found = {key: sections[key] for key in TOKEN_KEYS if sections.get(key) is not None}
+    stops = list(dict.fromkeys([*_eos_ids(found), token_id]))
+    text = json.dumps({**found, "eos_token_id": stops}, indent=2, ensure_ascii=False)
+    (work / GENERATION_CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def _eos_ids(config: Mapping[str, Any]) -> list[int]:
+    found: list[Any] = []
+    for section in (config, config.get("text_config")):
+        listed = section.get("eos_token_id") if isinstance(section, dict) else None
+        found += listed if isinstance(listed, list) else [listed]
+    return [number for number in found if type(number) is int]

@@ -25,6 +25,12 @@ HINT = (
     "copy of the model's folder"
 )
 
+ADDED_HINT = (
+    "it is an added token that is not marked as one of control: in a copy of the model's folder, "
+    'write `"special": true` into its entry, and the others of roles, in `added_tokens` of '
+    "tokenizer.json"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class TurnMarks:
@@ -37,6 +43,7 @@ class TurnMarks:
         end: The control tokens after every answer, such as `<|im_end|>`, through a stop token.
         end_id: The stop token's id.
         tail: What the template writes between `end` and the next turn, such as `\\n`.
+        is_new_stop: Whether the model's generation config does not stop at it yet.
         num_default_turns: Turns it puts before a chat that has no system message.
         joins_tool_messages: Whether tool messages in a row stand in one turn.
     """
@@ -46,6 +53,7 @@ class TurnMarks:
     core_ids: tuple[int, ...]
     end: str
     end_id: int
+    is_new_stop: bool
     tail: str
     num_default_turns: int
     joins_tool_messages: bool
@@ -86,10 +94,12 @@ def _learn(tokenizer: ChatTokenizer) -> TurnMarks:
     end, end_id = _end(tokenizer, after)
     header_ids, core_ids = tokenizer.encode([header, header.rstrip()])
     if not core_ids or core_ids[0] not in tokenizer.control_ids.values():
+        is_added = core_ids[:1] and core_ids[0] in tokenizer.backend.get_added_tokens_decoder()
         raise _unproven(
             tokenizer,
             f"its generation prompt {header!r} does not start with a control token, so text could "
             "pass for one",
+            ADDED_HINT if is_added else HINT,
         )
     start_id = core_ids[0]
     return TurnMarks(
@@ -100,6 +110,7 @@ def _learn(tokenizer: ChatTokenizer) -> TurnMarks:
         core_ids=tuple(core_ids),
         end=end,
         end_id=end_id,
+        is_new_stop=bool(tokenizer.generation_stops) and end_id not in tokenizer.generation_stops,
         tail=after[len(end) :],
     )
 
@@ -125,37 +136,51 @@ def _leading_control_token(tokenizer: ChatTokenizer, text: str) -> str | None:
 def _end(tokenizer: ChatTokenizer, after: str) -> tuple[str, int]:
     """The control tokens right behind an answer, through the first at which the model stops.
 
+    Where it stops at none of them (a base model with a chat template), the first of them: it is
+    taught as a new stop token.
+
     Raises:
-        TemplateError: There is no control token, or the model stops at none of them.
+        TemplateError: There is no control token, or not behind every answer.
     """
-    end, token_id = "", None
+    end, first = "", None
     while (token := _leading_control_token(tokenizer, after[len(end) :])) is not None:
-        end += token
+        end, first = end + token, first or token
         token_id = tokenizer.control_ids[token]
         if not tokenizer.stop_ids or token_id in tokenizer.stop_ids:
             return end, token_id
-    if token_id is None:
+    if first is None:
         raise _unproven(
             tokenizer,
             f"no control token ends an answer, the chat goes on with {after[:40]!r}",
         )
+    if _ends_every_answer(tokenizer, first):
+        return first, tokenizer.control_ids[first]
     stops = ", ".join(f"`{tokenizer.decode([number])}`" for number in sorted(tokenizer.stop_ids))
     raise TemplateError(
-        f"the chat template ends answers with `{end}`, but the model stops at {stops} only: it "
-        "would never stop",
+        f"the chat template ends only the last answer with `{first}`, and the model stops at "
+        f"{stops} only: it would never stop",
         where=tokenizer.name,
-        hint="start from the model's chat version (…-Instruct); or add the id of the template's "
-        f"token ({token_id}) to `eos_token_id` in generation_config.json of a copy of its folder",
+        hint="start from the model's chat version (…-Instruct); or put a chat_template.jinja that "
+        "ends every answer with a control token into a copy of its folder",
     )
+
+
+def _ends_every_answer(tokenizer: ChatTokenizer, token: str) -> bool:
+    turns = [Message(Role.USER, "Hi"), Message(Role.ASSISTANT, PROBE)]
+    try:
+        text = tokenizer.render([*turns, *turns], None)
+    except jinja2.TemplateError:
+        return False
+    return text.count(PROBE + token) == 2
 
 
 def _behind(asked: str, full: str) -> str:
     return full[len(asked) :][:40] if full.startswith(asked) else full[:40]
 
 
-def _unproven(tokenizer: ChatTokenizer, why: str) -> TemplateError:
+def _unproven(tokenizer: ChatTokenizer, why: str, hint: str = HINT) -> TemplateError:
     return TemplateError(
         f"this chat template cannot be trained on, its masks cannot be proven: {why}",
         where=tokenizer.name,
-        hint=HINT,
+        hint=hint,
     )

@@ -39,10 +39,11 @@ class Missing:
 
 @dataclass(slots=True)
 class Found:
-    """What is missing, and keys of messages that this template does not render."""
+    """What is missing, and keys of messages that this template does not render, and does."""
 
     missing: list[Missing] = field(default_factory=list)
     idle_keys: list[str] = field(default_factory=list)
+    rendered_keys: list[str] = field(default_factory=list)
 
 
 def find(chat: Conversation, text: str, answers: Mapping[int, Span]) -> Found:
@@ -92,8 +93,8 @@ def _find_further(
         found.missing.append(Missing(f"messages[{index}].{missing}", CALL_HINT))
     for key, value in message.extra.items():
         if where.holds(value):
-            continue
-        if is_trained and key in REASONING:
+            found.rendered_keys.append(key)
+        elif is_trained and key in REASONING:
             found.missing.append(Missing(f"messages[{index}].{key}", REASONING_HINT))
         else:
             found.idle_keys.append(key)
@@ -143,8 +144,9 @@ class _Stretch:
     def says(self, value: str, *, at_least: int = 1) -> bool:
         """Whether it says a text, as written or as a template may write it."""
         if at_least == 1:
-            escaped = json.dumps(value, ensure_ascii=False)[1:-1]
-            if value.strip() in self.text or escaped in self.text:
+            if value.strip() in self.text:
+                return True
+            if json.dumps(value, ensure_ascii=False)[1:-1] in self.text:
                 return True
         elif self.text.count(value) >= at_least:
             return True

@@ -45,6 +45,7 @@ class ChatTokenizer:
         control_ids: Text → id of the tokens that text in a chat must not forge.
         tokenizer_sha256: Of all that the Rust tokenizer holds.
         stop_ids: Tokens at which the model stops, by its own files; empty where they name none.
+        generation_stops: Those of them that its generation config lists, in its order.
         reads_pieces_alone: Whether a piece of text has the ids that it has inside a text; false
             where something is put before every text (SentencePiece's dummy prefix).
         words: The same ids faster, for tokenizers whose words are independent of each other.
@@ -58,6 +59,7 @@ class ChatTokenizer:
     control_ids: Mapping[str, int]
     tokenizer_sha256: str
     stop_ids: frozenset[int] = frozenset()
+    generation_stops: tuple[int, ...] = ()
     reads_pieces_alone: bool = True
     words: WordEncoder | None = None
 
@@ -228,6 +230,7 @@ def load(folder: Path, name: str) -> ChatTokenizer:
         },
         tokenizer_sha256=hashlib.sha256(backend.to_str().encode()).hexdigest(),
         stop_ids=files.stop_ids(folder, name, backend.token_to_id(variables.get("eos_token", ""))),
+        generation_stops=files.generation_stops(folder, name),
         reads_pieces_alone=_reads_pieces_alone(backend),
         words=WordEncoder.of(backend),
     )

@@ -16,6 +16,10 @@ CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 # Two braces around a name. What stands before them in LaTeX, Helm and f-strings is no placeholder.
 PLACEHOLDER = re.compile(r"(?<![A-Za-z0-9_$\\{}^%#=>])\{\{ ?([^\W\d][\w -]{0,39}?) ?\}\}(?!\})")
 
+CALL = re.compile(r"\]\.(tool_calls\[\d+\]|function_call)\.")
+CALL_HINT = "nothing reads it: a call has a name, arguments and an id; remove it"
+KEY_HINT = "only the chat template may read it: see `lorawright inspect`, or remove it"
+
 
 @dataclass(slots=True)
 class Tally:
@@ -57,7 +61,7 @@ class Remarks:
                 tally.path,
                 f"is a key that no format knows ({tally.num_rows} rows have {quote(key)}, first "
                 "here)",
-                "only the chat template may read it: see `lorawright inspect`, or remove it",
+                CALL_HINT if CALL.search(tally.path) else KEY_HINT,
                 Kind.UNKNOWN_KEY,
                 Severity.WARNING,
                 split,

@@ -59,14 +59,14 @@ def _run(folder: RunFolder, config: Config) -> dict[str, Any]:
     merged = None if proof is None or not Path(proof["path"]).is_dir() else proof
     name = folder.path.resolve().name
     served = str(base) if model.name == hub.TINY else model.name
-    template = _plain_template(folder, base, model.name)
+    options = _plain_template(folder, base, model.name) + _new_stop(folder, base, model.name)
     settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     found = {
         "path": str(adapter),
         "ok": ok,
         "checks": [asdict(one) for one in checks],
         "commands": {
-            "adapter": _serve_adapter(served, adapter, name, settings["r"]) + template
+            "adapter": _serve_adapter(served, adapter, name, settings["r"]) + options
             if ok
             else None,
             "merged": None if merged is None else _serve(merged["path"], name),
@@ -90,6 +90,17 @@ def _plain_template(folder: RunFolder, base: Path, name: str) -> str:
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, chat.plain(template).encode())
     return f" --chat-template {shlex.quote(str(path))}"
+
+
+def _new_stop(folder: RunFolder, base: Path, name: str) -> str:
+    """An option, where the base's own generation config does not stop at the end of answers."""
+    marks = chat.learn(chat.load(base, name))
+    if not marks.is_new_stop:
+        return ""
+    path = folder.path / "vllm"
+    path.mkdir(exist_ok=True)
+    chat.add_stop(base, path, marks.end_id)
+    return f" --generation-config {shlex.quote(str(path))}"
 
 
 def refuse_unservable(found: dict[str, Any]) -> None:

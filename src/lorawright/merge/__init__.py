@@ -260,6 +260,9 @@ def write(
         }
         (work / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
     copy_rest(parts.base, work)
+    marks = chat.learn(chat.load(parts.base, parts.config.model.name))
+    if marks.is_new_stop:
+        chat.add_stop(parts.base, work, marks.end_id)
     if weights.untied is not None:
         path = work / "config.json"
         settings = json.loads(path.read_text(encoding="utf-8"))
