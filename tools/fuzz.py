@@ -32,10 +32,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import fuzz_config
 import fuzz_data
+import fuzz_rows
+import fuzz_runs
+import fuzz_templates
+import fuzz_trees
 from fuzz_case import Case
 
-KINDS: dict[str, Callable[[Path, random.Random], Case]] = {"data": fuzz_data.make}
+KINDS: dict[str, Callable[[Path, random.Random], Case]] = {
+    "data": fuzz_data.make,
+    "config": fuzz_config.make,
+    "rows": fuzz_rows.make,
+    "runs": fuzz_runs.make,
+    "templates": fuzz_templates.make,
+    "trees": fuzz_trees.make,
+}
 EXIT_CODES = (0, 1, 2)
 
 
@@ -79,24 +91,34 @@ class Worker:
 
 def work() -> None:
     """A worker: requests on stdin, answers on what was stdout."""
-    from lorawright.cli import run
-
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
         request = json.loads(line)
         os.chdir(request["folder"])
         os.environ["LORAWRIGHT_CACHE"] = str(Path(request["folder"], "cache"))
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                code = run(request["arguments"])
-            except BaseException:  # whatever comes through is what is looked for
-                code = -1
-                traceback.print_exc()
-        answer = {"code": code, "out": out.getvalue(), "err": err.getvalue()}
-        replies.write(json.dumps(answer) + "\n")
+        replies.write(json.dumps(answered(request["arguments"])) + "\n")
         replies.flush()
+
+
+def answered(arguments: list[str]) -> dict[str, Any]:
+    """What a command line answers in the current folder: code, out and err."""
+    from lorawright.cli import run
+
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in "oe")
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = run(arguments)
+        except BaseException:  # whatever comes through is what is looked for
+            code = -1
+            traceback.print_exc()
+    return {"code": code, "out": _text(out), "err": _text(err)}
+
+
+def _text(stream: io.TextIOWrapper) -> str:
+    buffer = stream.buffer
+    assert isinstance(buffer, io.BytesIO)
+    return buffer.getvalue().decode(errors="replace")
 
 
 def judge(case: Case, answer: dict[str, Any]) -> list[str]:
@@ -108,9 +130,11 @@ def judge(case: Case, answer: dict[str, Any]) -> list[str]:
     faults = []
     if answer["code"] not in EXIT_CODES:
         faults.append(f"code: {answer['code']}")
-    for word in ("unexpected", "Traceback"):
-        if word in answer["err"] or f'"message":"{word}' in answer["out"]:
-            faults.append(f"{word}: {answer['err'].strip()[-300:]}")
+    for name, word in (("unexpected", "error: unexpected "), ("traceback", "Traceback (most")):
+        if word in answer["err"] or f'"message":"{name}' in answer["out"]:
+            faults.append(f"{name}: {answer['err'].strip()[-300:]}")
+    if not faults:
+        faults = [fault for check in case.afterwards for fault in check(answer)]
     if faults or not case.is_json:
         return faults
     if not answer["out"]:
