@@ -73,3 +73,10 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
         else:
             data[at : at + 8] = rng.randbytes(8)
     return bytes(data)
+
+
+def says_something(answer: dict[str, Any]) -> list[str]:
+    """Refusals are `error: …` and a hint."""
+    if answer["code"] and "error" not in answer["err"]:
+        return [f"unsaid: exit {answer['code']}, {answer['err'].strip()[-200:]}"]
+    return []

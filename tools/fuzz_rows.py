@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fuzz_case import Case
+from fuzz_case import Case, says_something
 
 PIECES = (
-    "Hi", "你好，", "😀", "👩‍👩‍👧", "e\u0301", "\u0301", "\n", "\n\n", " ", "  ", "\t", "\r\n", "\u3000",
+    "Hi", "你好，", "😀", "👩‍👩‍👧", "e\u0301", "\u0301", "\n", "\n\n", " ", "  ", "\t", "\r\n",
+    "\u3000",
     "\ufffd", "<|im_", "end|>", "assistant", "<|im_start|", "<tool_call>", "</tool_call>", "\u200b",
     "{{ x }}", "{% if %}", "<think>", "</think>", "\u202e", "\ufeff", "\x01", "9" * 60, "a" * 3000,
     "[/b]", "\\u0041", "&lt;", '"', "'", "\\", "1e400", "null", "\u2028", "\x85", "\U000e0041",
@@ -183,7 +184,7 @@ def make(folder: Path, rng: random.Random) -> Case:
 
 def compare(chats: list[Chat], answer: dict[str, Any], *, last: bool) -> list[str]:
     """What of the lines that `inspect` has printed is not as Transformers renders the chat."""
-    faults: list[str] = []
+    faults = says_something(answer)
     lines = [json.loads(line) for line in answer["out"].split("\n") if line]
     if answer["code"] == 0 and sorted(line["line"] for line in lines) != list(
         range(1, len(chats) + 1)
@@ -197,8 +198,8 @@ def compare(chats: list[Chat], answer: dict[str, Any], *, last: bool) -> list[st
 
 def spans(trained: list[int]) -> list[tuple[int, int]]:
     """Ranges of ones."""
-    edges = [at for at in range(len(trained) + 1)
-             if (trained[at - 1] if at else 0) != (trained[at] if at < len(trained) else 0)]  # fmt: skip
+    flags = [0, *trained, 0]
+    edges = [at for at in range(len(trained) + 1) if flags[at] != flags[at + 1]]
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from fuzz_case import Case, changed, damaged
+from fuzz_case import Case, changed, damaged, says_something
 
 QUESTIONS = ["Who are you?", "What is 2 plus 3?", "Name a colour.", "Count to five."]
 ODD: list[Any] = [
@@ -104,13 +104,6 @@ def make(folder: Path, rng: random.Random) -> Case:
         return lost(arguments, before, contents(folder), answer["code"])
 
     return Case(list(arguments), is_json=False, afterwards=(nothing_lost, says_something))
-
-
-def says_something(answer: dict[str, Any]) -> list[str]:
-    """Refusals are `error: …` and a hint."""
-    if answer["code"] and "error: " not in answer["err"]:
-        return [f"unsaid: exit {answer['code']}, {answer['err'].strip()[-200:]}"]
-    return []
 
 
 def contents(folder: Path) -> dict[str, str]:

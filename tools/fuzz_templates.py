@@ -19,8 +19,10 @@ from fuzz_case import Case
 PIECE = re.compile(r"\{%.*?%\}|\{\{.*?\}\}|\{#.*?#\}", re.S)
 WORD = re.compile(r"'[^'\n]*'|[a-z_]+(?:\.[a-z_]+)*|\d+")
 WORDS = (
-    "messages", "messages[0]", "m", "m.role", "m.content", "m.content | trim", "tools", "loop.first",
-    "loop.last", "loop.index0", "add_generation_prompt", "true", "false", "none", "nope", "eos_token",
+    "messages", "messages[0]", "m", "m.role", "m.content", "m.content | trim", "tools",
+    "loop.first",
+    "loop.last", "loop.index0", "add_generation_prompt", "true", "false", "none", "nope",
+    "eos_token",
     "'assistant'", "'user'", "'system'", "''", "'\\n'", "'<|im_end|>'", "'<|im_end|>\\n'",
     "'<|im_start|>'", "'<|endoftext|>'", "'x'", "m.content[:3]", "m.content | upper", "m.name",
     "m.reasoning_content", "messages | length", "strftime_now('%H')", "m.content | e",
@@ -28,13 +30,15 @@ WORDS = (
 )  # fmt: skip
 PUT_IN = (
     "{{ m.content }}", "{{ ' ' }}", "{{ '\\n' }}", "{{- '' -}}", "{{ 1 / 0 }}", "{{ nope.x }}",
-    "{{ raise_exception('no') }}", "{% if loop.last %}{{ 'x' }}{% endif %}", "{{ messages | length }}",
+    "{{ raise_exception('no') }}", "{% if loop.last %}{{ 'x' }}{% endif %}",
+    "{{ messages | length }}",
     "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "{{ 'a' * 3000000 }}", "{{ 'a' * 10 ** 13 }}", "{% if not add_generation_prompt %} {% endif %}",
     "{% for a in range(10 ** 9) %}{{ a }}{% endfor %}", "{{ 9 ** 9 ** 9 }}", "{% break %}",
     "{{ '<|im_end|>' }}", "{{ '<|im_start|>assistant\\n' }}", "{% if %}", "{% endfor %}", "{{",
     "{% set m = messages[0] %}", "{{ m }}", "{{ m | tojson }}", "{{ tools }}", "{{ self }}",
-    "{% generation %}{{ m.content }}{% endgeneration %}", "{{ '%s' | format(m) }}", "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}",
+    "{% generation %}{{ m.content }}{% endgeneration %}", "{{ '%s' | format(m) }}",
+    "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}",
     "{% if m.role == 'assistant' %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}",
     "{{ m.content | replace('e', '') }}", "{{ '{}' * 50 }}", "\ud7ff", "\0",
 )  # fmt: skip
@@ -46,7 +50,8 @@ BODIES = (
     "{% if m.role == 'assistant' %}{{ ' ' + m.content }}{% else %}{{ m.content }}{% endif %}",
     "{{ m.content }}{% for c in m.tool_calls or [] %}{{ c | tojson }}{% endfor %}",
     "{% if loop.last or m.role != 'assistant' %}{{ m.content }}{% endif %}",
-    "{% if m.role == 'assistant' and not loop.last %}{{ m.content[-4:] }}{% else %}{{ m.content }}{% endif %}",
+    "{% if m.role == 'assistant' and not loop.last %}{{ m.content[-4:] }}{% else %}"
+    "{{ m.content }}{% endif %}",
     "{% for line in m.content.split('\\n') %}{{ line }}\n{% endfor %}", "{{ m.content[:20] }}",
 )  # fmt: skip
 HEADS = ("<|im_start|>", "<|im_start|> ", "[", "<|im_end|><|im_start|>", "\n<|im_start|>", "")
@@ -124,7 +129,8 @@ def make(folder: Path, rng: random.Random) -> Case:
                                {"role": "user", "content": "Name two things."},
                                {"role": "assistant", "content": "Air and sea."},
                                {"role": "user", "content": "One more?"},
-                               {"role": "assistant", "content": "Earth itself."}], "tools": None})  # fmt: skip
+                               {"role": "assistant",
+                               "content": "Earth itself."}], "tools": None})  # fmt: skip
     (folder / "a.jsonl").write_text("".join(
         json.dumps({key: value for key, value in made.items() if value}) + "\n" for made in chats
     ))  # fmt: skip

@@ -13,7 +13,8 @@ import fuzz_runs
 from fuzz_case import Case
 
 NAMES = (
-    "notes.txt", "config.yml", "x", "数据.txt", "a b", "-rf", "[/b]", ".hidden", "run", "adapter.zip",
+    "notes.txt", "config.yml", "x", "数据.txt", "a b", "-rf", "[/b]", ".hidden", "run",
+    "adapter.zip",
     "best.safetensors", "checkpoint-9x", "lorawright.txt", "café.json",
 )  # fmt: skip
 BEHIND = (".bak", "~", ".orig", " (copy)", ".1", ".lock", ".old.gz", ".tmp2")

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from lorawright import checkpoint, owned, run_names, run_shapes
 from lorawright.config import paths
 from lorawright.config.schema import Config
-from lorawright.errors import RunFolderError
+from lorawright.errors import ModelError, RunFolderError
 from lorawright.hardware import Hardware
 from lorawright.owned import Kind, Marker
 from lorawright.types import Problem
@@ -37,6 +37,10 @@ REPORTED_PACKAGES = (
 )  # fmt: skip
 
 MOST_NAMED = 5  # runs in a hint
+REWRITE_HINT = (
+    "put the file back from a copy, or write the adapter again from the last checkpoint: "
+    "`lorawright train CONFIG --resume`"
+)
 
 
 HEADER = """\
@@ -196,17 +200,19 @@ class RunFolder:
         One of an earlier version, which noted no digests, is taken as it is.
 
         Raises:
-            ModelError: A file is missing or has changed.
+            ModelError: A file is missing or has changed, or the marker is damaged.
         """
         marker = owned.read(self.adapter)
+        if marker is None and os.path.lexists(self.adapter / owned.MARKER):
+            raise ModelError(
+                "is damaged, so that the adapter's files cannot be verified",
+                where=str(self.adapter / owned.MARKER),
+                hint=REWRITE_HINT,
+            )
         noted = marker is not None and bool(marker.sha256)
         if not noted and not (self.adapter / "adapter_config.json").is_file():
             return None
-        owned.verify(
-            self.adapter,
-            "put the file back from a copy, or write the adapter again from the last checkpoint: "
-            "`lorawright train CONFIG --resume`",
-        )
+        owned.verify(self.adapter, REWRITE_HINT)
         return self.adapter
 
     def append_metrics(self, line: dict[str, Any]) -> None:

@@ -25,6 +25,8 @@ class Shape(BaseModel):
 
 
 class Histogram(Shape):
+    """Chats by length."""
+
     upto: Annotated[list[Count], Field(min_length=1)]
     num: list[Count]
 
@@ -36,11 +38,15 @@ class Histogram(Shape):
 
 
 class Lengths(Shape):
+    """Histograms of both sets."""
+
     train: Histogram
     eval: Histogram | None
 
 
 class Memory(Shape):
+    """The estimate of memory, in bytes."""
+
     total: Number
     weights: Number = 0.0
     adapter: Number = 0.0
@@ -50,6 +56,8 @@ class Memory(Shape):
 
 
 class PlanFile(Shape):
+    """plan.json."""
+
     started: str = ""
     num_steps: Count | None = None
     num_trainable: Count = 0
@@ -69,6 +77,8 @@ class PlanFile(Shape):
 
 
 class Glyphs(Shape):
+    """A chat of rows.json, token by token."""
+
     file: str
     line: int
     num_tokens: Count
@@ -84,14 +94,20 @@ class Glyphs(Shape):
 
 
 class RowsFile(Shape):
+    """rows.json."""
+
     rows: list[Glyphs]
 
 
 class ResultFile(Shape):
+    """result.json."""
+
     peak_memory_bytes: Maybe = None
 
 
 class Hardware(Shape):
+    """The machine."""
+
     name: str
     device: str
     num_devices: Count
@@ -100,6 +116,8 @@ class Hardware(Shape):
 
 
 class EnvironmentFile(Shape):
+    """environment.json."""
+
     python: str
     system: str
     packages: dict[str, str | None]
@@ -108,10 +126,14 @@ class EnvironmentFile(Shape):
 
 
 class Percentiles(Shape):
+    """Lengths of chats; the page shows the median."""
+
     median: Count = Field(alias="50")
 
 
 class ChatSet(Shape):
+    """Counts of a set of chats."""
+
     num_chats: Count
     num_tokens: Count
     num_trained_tokens: Count
@@ -120,6 +142,8 @@ class ChatSet(Shape):
 
 
 class SourceFile(Shape):
+    """A file of chats."""
+
     file: str
     split: Literal["train", "eval"]
     format: str | None
@@ -127,17 +151,23 @@ class SourceFile(Shape):
 
 
 class DataFile(ChatSet):
+    """data.json."""
+
     eval: ChatSet | None = None
     files: list[SourceFile]
     num_by_kind: dict[str, Count]
 
 
 class Agreed(Shape):
+    """Rows on which derivations of the mask agreed."""
+
     by_text_and_ids: Count
     by_generation_tags: Count | None
 
 
 class CertificateFile(Shape):
+    """certificate.json."""
+
     train_on: Literal["assistant", "last_assistant", "all"]
     num_rows: Count
     num_spans: Count
@@ -152,6 +182,8 @@ class CertificateFile(Shape):
 
 
 class RejectedLine(Shape):
+    """A line of rejected.jsonl."""
+
     file: str
     line: int | None
     path: str
@@ -159,12 +191,16 @@ class RejectedLine(Shape):
 
 
 class ToolCalls(Shape):
+    """Scores of tool calls."""
+
     parses: Maybe
     name: Maybe
     arguments: Maybe
 
 
 class Figures(Shape):
+    """What one model came to."""
+
     loss: Number
     perplexity: Maybe
     token_accuracy: Maybe
@@ -176,32 +212,44 @@ class Figures(Shape):
 
 
 class Loss(Shape):
+    """A mean loss and over how many tokens."""
+
     loss: Number
     num_tokens: Count
 
 
 class LossPair(Shape):
+    """The loss before and after."""
+
     base: Loss | None
     tuned: Loss
 
 
 class Score(Shape):
+    """Of one answer."""
+
     exact_match: bool
     chrf: Number
     stopped: bool
 
 
 class Scores(Shape):
+    """Of one answer, before and after."""
+
     base: Score | None
     tuned: Score | None
 
 
 class Message(Shape):
+    """A turn of a prompt."""
+
     role: str
     content: str | None = None
 
 
 class Sample(Shape):
+    """A question with its answers."""
+
     file: str
     line: int
     prompt: list[Message]
@@ -212,17 +260,23 @@ class Sample(Shape):
 
 
 class Stop(Shape):
+    """Shares of answers that end by themselves."""
+
     base: Maybe
     tuned: Maybe
 
 
 class Evaluated(Shape):
+    """The chats that were evaluated on."""
+
     name: str
     num_chats: Count
     num_trained_tokens: Count
 
 
 class EvaluationFile(Shape):
+    """evaluation.json."""
+
     data: Evaluated
     base: Figures | None
     tuned: Figures
