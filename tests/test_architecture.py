@@ -23,6 +23,7 @@ LAYERS: list[set[str]] = [
         "hub",
         "prefix",
         "outcome",
+        "run_shapes",
         "allocator",
         "waiting",
         "durable",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -355,3 +356,26 @@ def test_what_changes_while_it_is_read_is_not_kept_for_what_it_was(
             prepare.run(config)
     path.write_bytes(before)
     assert prepare.run(config).stats["num_chats"] == 4
+
+
+@pytest.mark.parametrize("written", ["object", "text", "tools", "csv"])
+def test_an_integer_beyond_64_bits_is_not_read_as_another_number(
+    tmp_path: Path, written: str
+) -> None:
+    """10**30 was trained as 1e+30; where it is said to no model it may stand."""
+    given: Any = {"x": 10**30}
+    function = {"name": "f", "arguments": json.dumps(given) if written == "text" else given}
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": function}]}
+    tools = {"tools": [{"type": "function", "function": {"name": "f", "parameters": given}}]}
+    messages = ROW["messages"] if written == "tools" else [*ROW["messages"], call]
+    row = {"messages": messages, **(tools if written == "tools" else {})}
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    if written == "csv":
+        path = tmp_path / "a.csv"
+        path.write_text('messages\n"' + json.dumps(messages).replace('"', '""') + '"\n')
+    _, chats, problems = run(path)
+    assert not chats and "integer beyond 64 bits" in problems[0].message and problems[0].line == 1
+    path = tmp_path / "b.jsonl"
+    path.write_text(json.dumps({**ROW, "arguments": 10**30}) + "\n")
+    assert len(run(path)[1]) == 1

@@ -2,11 +2,21 @@
 not have answered.
 
     python tools/fuzz.py --seconds 600 --what data --keep /tmp/found
+    python tools/fuzz.py --replay data-0-17
+
+data       files of chats: odd rows, damaged bytes, no files at all
+config     configs with odd keys and values, damaged text, odd `--set`
+rows       valid chats with odd content, in all formats, held against Transformers' rendering
+templates  chat templates with pieces deleted, doubled, swapped; endless, huge
+trees      foreign files in and beside a run, and a verb that replaces or removes
+runs       damaged files of a finished or unfinished run, and a verb that reads it
 
 A case is a folder, a command line for `lorawright` and what is known of the right answer. It runs
 inside a worker, a process of its own that is killed when it takes too long. Verdicts that count:
 "unexpected" (the outermost edge caught something), a traceback, a hang, a process that ended, an
-exit code of none of ours, stdout that is no JSON, rows that were lost without an address.
+exit code of none of ours, stdout that is no JSON, rows that were lost without an address, and what
+the kind's own checks say. `--keep` has the folder as the command left it and the answer;
+`--replay NAME` makes the case anew.
 
 A new kind of case: a function like `fuzz_data.make`, and a line in `KINDS`.
 """
@@ -32,10 +42,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import fuzz_config
 import fuzz_data
+import fuzz_rows
+import fuzz_runs
+import fuzz_templates
+import fuzz_trees
 from fuzz_case import Case
 
-KINDS: dict[str, Callable[[Path, random.Random], Case]] = {"data": fuzz_data.make}
+KINDS: dict[str, Callable[[Path, random.Random], Case]] = {
+    "data": fuzz_data.make,
+    "config": fuzz_config.make,
+    "rows": fuzz_rows.make,
+    "runs": fuzz_runs.make,
+    "templates": fuzz_templates.make,
+    "trees": fuzz_trees.make,
+}
 EXIT_CODES = (0, 1, 2)
 
 
@@ -79,24 +101,34 @@ class Worker:
 
 def work() -> None:
     """A worker: requests on stdin, answers on what was stdout."""
-    from lorawright.cli import run
-
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
         request = json.loads(line)
         os.chdir(request["folder"])
         os.environ["LORAWRIGHT_CACHE"] = str(Path(request["folder"], "cache"))
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                code = run(request["arguments"])
-            except BaseException:  # whatever comes through is what is looked for
-                code = -1
-                traceback.print_exc()
-        answer = {"code": code, "out": out.getvalue(), "err": err.getvalue()}
-        replies.write(json.dumps(answer) + "\n")
+        replies.write(json.dumps(answered(request["arguments"])) + "\n")
         replies.flush()
+
+
+def answered(arguments: list[str]) -> dict[str, Any]:
+    """What a command line answers in the current folder: code, out and err."""
+    from lorawright.cli import run
+
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in "oe")
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = run(arguments)
+        except BaseException:  # whatever comes through is what is looked for
+            code = -1
+            traceback.print_exc()
+    return {"code": code, "out": _text(out), "err": _text(err)}
+
+
+def _text(stream: io.TextIOWrapper) -> str:
+    buffer = stream.buffer
+    assert isinstance(buffer, io.BytesIO)
+    return buffer.getvalue().decode(errors="replace")
 
 
 def judge(case: Case, answer: dict[str, Any]) -> list[str]:
@@ -108,9 +140,11 @@ def judge(case: Case, answer: dict[str, Any]) -> list[str]:
     faults = []
     if answer["code"] not in EXIT_CODES:
         faults.append(f"code: {answer['code']}")
-    for word in ("unexpected", "Traceback"):
-        if word in answer["err"] or f'"message":"{word}' in answer["out"]:
-            faults.append(f"{word}: {answer['err'].strip()[-300:]}")
+    for name, word in (("unexpected", "error: unexpected "), ("traceback", "Traceback (most")):
+        if word in answer["err"] or f'"message":"{name}' in answer["out"]:
+            faults.append(f"{name}: {answer['err'].strip()[-300:]}")
+    if not faults:
+        faults = [fault for check in case.afterwards for fault in check(answer)]
     if faults or not case.is_json:
         return faults
     if not answer["out"]:
@@ -145,6 +179,22 @@ def loop(what: list[str], seed: int, until: float, args: argparse.Namespace) -> 
     return verdicts
 
 
+def replay(name: str, limit_seconds: float) -> int:
+    """One case again, made by its name, with its answer on stdout."""
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    case, worker = KINDS[name.partition("-")[0]](folder, random.Random(name)), Worker()
+    try:
+        answer = worker.ask(folder, case.arguments, limit_seconds)
+    finally:
+        worker.end()
+    faults = judge(case, answer)
+    answer = {key: str(value)[-2000:] for key, value in answer.items()}
+    facts = {"arguments": case.arguments, "answer": answer, "faults": faults}
+    print(json.dumps(facts, indent=1, ensure_ascii=False))
+    shutil.rmtree(folder, ignore_errors=True)
+    return int(bool(faults))
+
+
 def write_down(
     keep: Path | None, name: str, folder: Path, case: Case, answer: Any, faults: list[str]
 ) -> None:
@@ -169,11 +219,14 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--limit", type=float, default=30, help="seconds a case may take")
     parser.add_argument("--keep", type=Path, help="a folder for the cases that failed")
+    parser.add_argument("--replay", metavar="NAME", help="one case by its name, such as data-0-17")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         work()
         return 0
+    if args.replay:
+        return replay(args.replay, args.limit)
     what = list(KINDS) if "all" in args.what else args.what
     until = time.monotonic() + args.seconds
     total: Counter[str] = Counter()

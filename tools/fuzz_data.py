@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fuzz_case import Case
+from fuzz_case import Case, changed, damaged
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -112,7 +112,7 @@ def _write(path: bytes, rng: random.Random) -> None:
     writer = WRITERS.get(extension, _jsonl)
     content = writer(rows, rng)
     if rng.random() < 0.25:
-        content = _damage(content, rng)
+        content = damaged(content, rng)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "wb") as file:
         file.write(content)
@@ -135,28 +135,8 @@ def _row(rng: random.Random, share_changed: float) -> Any:
     row = copy.deepcopy(rng.choice(GOOD[:1] * 20 + GOOD))
     if rng.random() < share_changed:
         for _ in range(rng.choice([1, 1, 2, 5])):
-            row = _changed(row, rng)
+            row = changed(row, rng, [*ODD, CALL, [CALL], *GOOD], KEYS)
     return row
-
-
-def _changed(value: Any, rng: random.Random) -> Any:
-    """The value with something in it replaced, removed, renamed or added."""
-    if not isinstance(value, dict | list) or not value or rng.random() < 0.1:
-        return copy.deepcopy(rng.choice([*ODD, rng.choice(GOOD)]))
-    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
-    key = rng.choice(keys)
-    action = rng.random()
-    if action < 0.6:
-        value[key] = _changed(value[key], rng)
-    elif action < 0.7:
-        del value[key]
-    elif isinstance(value, list):
-        value.insert(key, copy.deepcopy(rng.choice([*ODD, value[key]])))
-    elif action < 0.85:
-        value[rng.choice(KEYS)] = value.pop(key)
-    else:
-        value[rng.choice(KEYS)] = copy.deepcopy(rng.choice([*ODD, CALL, [CALL]]))
-    return value
 
 
 def _jsonl(rows: list[Any], rng: random.Random) -> bytes:
@@ -220,23 +200,3 @@ WRITERS: dict[str, Callable[[list[Any], random.Random], bytes]] = {
     ".parquet": _parquet,
     ".arrow": _arrow,
 }
-
-
-def _damage(content: bytes, rng: random.Random) -> bytes:
-    data = bytearray(content)
-    if rng.random() < 0.1:
-        return rng.choice([b"\xef\xbb\xbf", b"\xff\xfe", b"\x1f\x8b", b"\0\0"]) + content
-    for _ in range(rng.choice([1, 1, 3])):
-        if not data:
-            break
-        at = rng.randrange(len(data))
-        kind = rng.random()
-        if kind < 0.4:
-            data[at] = rng.randrange(256)
-        elif kind < 0.6:
-            del data[at : at + rng.choice([1, 4, len(data)])]
-        elif kind < 0.8:
-            data[at:at] = rng.choice([b"\0", b"\n", b'"', b"{", b"}", b",", b"\xe9", b"\\u0000"])
-        else:
-            data[at : at + 8] = rng.randbytes(8)
-    return bytes(data)

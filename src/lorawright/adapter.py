@@ -50,7 +50,7 @@ def _model_files(adapter: Path) -> tuple[str, ...]:
 def _keep_card(before: Path, work: Path) -> None:
     """A card that a person has changed stays."""
     old = before / card.FILE
-    if old.is_file() and not card.is_ours(old.read_text(encoding="utf-8")):
+    if old.is_file() and not card.is_ours(old.read_text(encoding="utf-8", errors="replace")):
         (work / card.FILE).write_bytes(old.read_bytes())
 
 

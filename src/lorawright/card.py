@@ -42,7 +42,7 @@ def write(folder: Path, facts: RunFacts, base: str | None = None) -> None:
         base: Hub id of the base model, where the run names a local folder.
     """
     path = folder / FILE
-    if not path.is_file() or is_ours(path.read_text(encoding="utf-8")):
+    if not path.is_file() or is_ours(path.read_text(encoding="utf-8", errors="replace")):
         path.write_text(card(facts, base), encoding="utf-8")
 
 
@@ -50,7 +50,7 @@ def is_ours(text: str) -> bool:
     """Whether a card is untouched: a library's own, or ours with its digest."""
     body, mark, rest = text.rpartition(MARK)
     if mark:
-        return rest.split()[0] == _digest(body)
+        return rest.split()[:1] == [_digest(body)]
     return "[More Information Needed]" in text  # PEFT's form, not filled in
 
 

@@ -86,6 +86,8 @@ def read(folder: Path) -> dict[str, Any] | None:
     Raises:
         RunFolderError: A file cannot be read, so that nothing can be said of it.
     """
+    if not (folder / MARKER).is_file():
+        return None  # reading a pipe would wait for ever
     try:
         facts: dict[str, Any] = orjson.loads((folder / MARKER).read_bytes())
         files: dict[str, dict[str, Any]] = facts["files"]

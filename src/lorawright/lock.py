@@ -151,6 +151,8 @@ def _touch(path: Path, done: threading.Event) -> None:
 
 
 def _read(path: Path) -> Holder | None:
+    if path.exists() and not path.is_file():
+        return None  # reading a pipe would wait for ever
     try:
         return Holder(**orjson.loads(path.read_bytes()))
     except (FileNotFoundError, ValueError, TypeError):

@@ -68,7 +68,15 @@ def find(
         return None, [*notes, "no complete checkpoint yet: the run begins anew"]
     facts = checkpoint.read(latest)
     assert facts is not None
-    differing = differences(_comparable(facts["belongs_to"]), _comparable(wanted))
+    before = facts.get("belongs_to")
+    if not isinstance(before, dict):
+        raise RunFolderError(
+            "does not say which run the checkpoint belongs to",
+            where=str(latest / checkpoint.MARKER),
+            hint="put the file back from a copy; or rename the checkpoint, to go on from an "
+            "earlier one",
+        )
+    differing = differences(_comparable(before), _comparable(wanted))
     if differing and not anyway:
         raise RunFolderError(
             f"the checkpoint belongs to another run: {'; '.join(differing)}",
@@ -91,9 +99,10 @@ def refuse_if_none(folder: RunFolder) -> None:
 
 def _comparable(identity: dict[str, Any]) -> dict[str, Any]:
     """Without the base's name: its weights tell, however its folder is spelled or where it went."""
-    if not identity.get("base_weights"):
+    named = identity.get("model")
+    if not identity.get("base_weights") or not isinstance(named, dict):
         return identity
-    model = {key: value for key, value in identity["model"].items() if key != "name"}
+    model = {key: value for key, value in named.items() if key != "name"}
     return {**identity, "model": model}
 
 

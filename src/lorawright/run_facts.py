@@ -21,13 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from lorawright import checkpoint
-from lorawright.errors import RunFolderError
+from lorawright import checkpoint, run_shapes
 from lorawright.job import Job
 from lorawright.outcome import Outcome, outcome
 from lorawright.plan import Plan
 from lorawright.prepare import Prepared
-from lorawright.run_folder import RunFolder, open_run
+from lorawright.run_folder import RunFolder, damaged, open_run, read_object
 from lorawright.types import EncodedChat
 from lorawright.view import Glyph
 
@@ -121,19 +120,19 @@ def read(path: str | Path) -> RunFacts:
         config=config,
         steps=[line for line in lines if "loss" in line],
         evals=[line for line in lines if "eval_loss" in line],
-        plan=_json(run.path / PLAN) or {},
-        environment=_json(run.environment) or {},
-        certificate=_json(run.certificate) or {},
-        data=_json(run.path / "data.json") or {},
-        result=_json(run.path / RESULT) or {},
+        plan=_json(run.path / PLAN, run_shapes.PlanFile) or {},
+        environment=_json(run.environment, run_shapes.EnvironmentFile) or {},
+        certificate=_json(run.certificate, run_shapes.CertificateFile) or {},
+        data=_json(run.path / "data.json", run_shapes.DataFile) or {},
+        result=_json(run.path / RESULT, run_shapes.ResultFile) or {},
         rejected=rejected,
         num_rejected=num_rejected,
         rows=_rows(run.path / ROWS),
-        evaluation=_json(run.path / "evaluation.json"),
-        merge=_json(run.path / "merge.json"),
-        gguf=_json(run.path / "export-gguf.json"),
-        ollama=_json(run.path / "export-ollama.json"),
-        vllm=_json(run.path / "export-vllm.json"),
+        evaluation=_json(run.path / "evaluation.json", run_shapes.EvaluationFile),
+        merge=_json(run.path / "merge.json", run_shapes.ExportFile),
+        gguf=_gguf(run.path / "export-gguf.json"),
+        ollama=_json(run.path / "export-ollama.json", run_shapes.ExportFile),
+        vllm=_json(run.path / "export-vllm.json", run_shapes.ExportFile),
     )
 
 
@@ -151,22 +150,18 @@ def _finite(line: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        found = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise _damaged(path, f"is not valid JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise _damaged(path, f"holds a {type(found).__name__}, expected an object")
+def _json(path: Path, shape: type[run_shapes.Shape]) -> dict[str, Any] | None:
+    found = read_object(path)
+    if found:
+        run_shapes.refuse_odd(shape, found, path)
     return found
 
 
-def _damaged(path: Path, what: str) -> RunFolderError:
-    return RunFolderError(
-        what, where=str(path), hint="remove this file; the command that wrote it writes it again"
-    )
+def _gguf(path: Path) -> dict[str, Any] | None:
+    found = read_object(path)
+    for entry in (found or {}).values():
+        run_shapes.refuse_odd(run_shapes.ExportFile, entry, path)
+    return found
 
 
 def _rejected(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -174,13 +169,16 @@ def _rejected(path: Path) -> tuple[list[dict[str, Any]], int]:
         return [], 0
     lines = path.read_bytes().splitlines()
     try:
-        return [orjson.loads(line) for line in lines[:MOST_REJECTED]], len(lines)
+        found = [orjson.loads(line) for line in lines[:MOST_REJECTED]]
     except orjson.JSONDecodeError as error:
-        raise _damaged(path, f"holds a line that is not JSON: {error}") from None
+        raise damaged(path, f"holds a line that is not JSON: {error}") from None
+    for line in found:
+        run_shapes.refuse_odd(run_shapes.RejectedLine, line, path)
+    return found, len(lines)
 
 
 def _rows(path: Path) -> list[SampleRow]:
-    found = _json(path)
+    found = _json(path, run_shapes.RowsFile)
     return [
         SampleRow(
             file=row["file"],

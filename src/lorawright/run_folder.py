@@ -23,10 +23,10 @@ import orjson
 import yaml
 from pydantic import ValidationError
 
-from lorawright import checkpoint, owned, run_names
+from lorawright import checkpoint, owned, run_names, run_shapes
 from lorawright.config import paths
 from lorawright.config.schema import Config
-from lorawright.errors import RunFolderError
+from lorawright.errors import ModelError, RunFolderError
 from lorawright.hardware import Hardware
 from lorawright.owned import Kind, Marker
 from lorawright.types import Problem
@@ -37,6 +37,10 @@ REPORTED_PACKAGES = (
 )  # fmt: skip
 
 MOST_NAMED = 5  # runs in a hint
+REWRITE_HINT = (
+    "put the file back from a copy, or write the adapter again from the last checkpoint: "
+    "`lorawright train CONFIG --resume`"
+)
 
 
 HEADER = """\
@@ -187,9 +191,7 @@ class RunFolder:
 
     def base_weights(self) -> str | None:
         """Digest of the base the run was trained on; None if it was not noted."""
-        if not self.environment.is_file():
-            return None
-        found = orjson.loads(self.environment.read_bytes()).get("base_weights_sha256")
+        found = (read_object(self.environment) or {}).get("base_weights_sha256")
         return None if found is None else str(found)
 
     def finished_adapter(self) -> Path | None:
@@ -198,17 +200,19 @@ class RunFolder:
         One of an earlier version, which noted no digests, is taken as it is.
 
         Raises:
-            ModelError: A file is missing or has changed.
+            ModelError: A file is missing or has changed, or the marker is damaged.
         """
         marker = owned.read(self.adapter)
+        if marker is None and os.path.lexists(self.adapter / owned.MARKER):
+            raise ModelError(
+                "is damaged, so that the adapter's files cannot be verified",
+                where=str(self.adapter / owned.MARKER),
+                hint=REWRITE_HINT,
+            )
         noted = marker is not None and bool(marker.sha256)
         if not noted and not (self.adapter / "adapter_config.json").is_file():
             return None
-        owned.verify(
-            self.adapter,
-            "put the file back from a copy, or write the adapter again from the last checkpoint: "
-            "`lorawright train CONFIG --resume`",
-        )
+        owned.verify(self.adapter, REWRITE_HINT)
         return self.adapter
 
     def append_metrics(self, line: dict[str, Any]) -> None:
@@ -216,14 +220,16 @@ class RunFolder:
             file.write(orjson.dumps(line) + b"\n")
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
-        """Lines written so far; a last line cut short by a kill is passed over."""
+        """Lines written so far; one cut short by a kill, or damaged, is passed over."""
         if not self.metrics.is_file():
             return
         for raw in self.metrics.read_bytes().split(b"\n"):
             try:
-                yield orjson.loads(raw)
+                line = orjson.loads(raw)
             except orjson.JSONDecodeError:
                 continue
+            if run_shapes.is_metrics(line):
+                yield line
 
     def rewind_metrics(self, step: int) -> None:
         """Keeps the lines up to a step, so that a resumed run writes each step once."""
@@ -237,9 +243,38 @@ class RunFolder:
         checkpoint.write_atomically(self.path / name, text)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """A file of the run; None if it is not there."""
-        path = self.path / name
-        return orjson.loads(path.read_bytes()) if path.is_file() else None
+        """A file of the run; None if it is not there.
+
+        Raises:
+            RunFolderError: It is damaged.
+        """
+        return read_object(self.path / name)
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None if there is no such file.
+
+    Raises:
+        RunFolderError: It is damaged, or cannot be read.
+    """
+    if not path.is_file():
+        return None
+    try:
+        found = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise damaged(path, f"is not valid JSON: {error}") from None
+    except OSError as error:
+        raise damaged(path, f"cannot be read: {error.strerror}") from None
+    if not isinstance(found, dict):
+        raise damaged(path, f"holds a {type(found).__name__}, expected an object")
+    return found
+
+
+def damaged(path: Path, what: str) -> RunFolderError:
+    """An error about a file of a run that is not needed to go on with it."""
+    return RunFolderError(
+        what, where=str(path), hint="remove this file; the command that wrote it writes it again"
+    )
 
 
 def _names_us(environment: Path) -> bool:
@@ -271,7 +306,30 @@ def open_run(path: str | Path) -> tuple[RunFolder, dict[str, Any]]:
             where=str(path),
             hint=_hint_for_runs(folder.path),
         )
-    return folder, yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    found = _read_yaml(folder.config)
+    sections = list(found.values()) if isinstance(found, dict) else []
+    model = found.get("model") if isinstance(found, dict) else None
+    if not isinstance(model, dict) or not isinstance(model.get("name"), str):
+        raise _no_config(folder.config, "it names no model")
+    if not all(isinstance(section, dict) for section in sections):
+        raise _no_config(folder.config, "a section holds no keys")
+    return folder, dict(found)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_bytes().decode())
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        # odd dates are ValueErrors, and so is what is not UTF-8
+        raise _no_config(path, str(error)) from None
+
+
+def _no_config(path: Path, why: str) -> RunFolderError:
+    return RunFolderError(
+        f"is not the config of a run: {why.splitlines()[0][:160]}",
+        where=str(path),
+        hint="it was edited, or another version of lorawright wrote it",
+    )
 
 
 def _hint_for_runs(folder: Path) -> str:
@@ -294,13 +352,9 @@ def read_config(folder: RunFolder) -> Config:
         RunFolderError: It was edited, or written by another version.
     """
     try:
-        found = Config.model_validate(yaml.safe_load(folder.config.read_text(encoding="utf-8")))
-    except (ValidationError, yaml.YAMLError) as error:
-        raise RunFolderError(
-            f"is not the config of a run: {str(error).splitlines()[0][:160]}",
-            where=str(folder.config),
-            hint="it was edited, or another version of lorawright wrote it",
-        ) from None
+        found = Config.model_validate(_read_yaml(folder.config))
+    except ValidationError as error:
+        raise _no_config(folder.config, str(error)) from None
     # runs of 0.1.0 have paths of the folder that `train` was started in
     return paths.anchored(found, folder.path) if found.training.output == paths.OWN else found
 

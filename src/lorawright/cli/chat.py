@@ -30,15 +30,15 @@ def chat(
     """Talk to a run; /base asks the base model the same, /retry asks again."""
     from lorawright.cli import console
     from lorawright.cli.quiet import quiet
-    from lorawright.config.schema import ModelSettings
     from lorawright.errors import ConfigError
-    from lorawright.run_folder import open_run
+    from lorawright.run_folder import open_run, read_config
 
     if serve and (base or prompt is not None):
         raise ConfigError(
             "cannot be combined with --base or --prompt", where="--serve", hint="choose one"
         )
-    folder, config = open_run(run)
+    folder, _ = open_run(run)
+    settings = read_config(folder).model
     if serve:
         from lorawright import serve as endpoint
 
@@ -46,7 +46,6 @@ def chat(
     quiet()
     from lorawright.talk import Sampling, Talker
 
-    settings = ModelSettings.model_validate(config["model"])
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     if serve:
         bound = endpoint.bind(port)

@@ -68,9 +68,8 @@ def inspect(
         for row in rows:
             print_row(tokenizer, row)
     sys.stdout.flush()
-    if not json:
-        console.print_problems(prepared.errors)
     if prepared.errors:
+        console.print_problems(prepared.errors)
         raise typer.Exit(1)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from lorawright.data.findings import Draft, got, nearest, quote
+from lorawright.data.parse_json import exact_inside
 from lorawright.types import Role, ToolCall
 
 FUNCTION_CALL = "function_call"
@@ -97,7 +98,7 @@ def _parse_arguments(call: dict[str, Any], path: str, draft: Draft) -> dict[str,
 def decode(text: str, path: str, draft: Draft) -> tuple[bool, Any]:
     """JSON inside a text: (whether it is JSON, its value)."""
     try:
-        return True, orjson.loads(text)
+        return True, exact_inside(text, orjson.loads(text))
     except orjson.JSONDecodeError as error:
         near = quote(text[max(0, error.pos - 20) : error.pos + 20])
         what = f"is text that is not JSON: {error.msg} at character {error.pos + 1}, near {near}"

@@ -129,7 +129,7 @@ def digests(chat: Chat) -> tuple[bytes, bytes]:
     Ids of tool calls say nothing: two exports of one chat may differ in them.
 
     Raises:
-        orjson.JSONEncodeError: objects nested deeper than 254 levels.
+        orjson.JSONEncodeError: objects nested deeper than 254 levels, integers beyond 64 bits.
     """
     said = [
         (m.role, m.content, m.tool_calls and _said(m.tool_calls), m.extra and _without_id(m.extra))

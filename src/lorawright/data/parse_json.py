@@ -23,6 +23,9 @@ MEGABYTE = 2**20
 MOST_ROW_BYTES = 64 * MEGABYTE  # of one row; reading and encoding it takes many times that
 TOKEN = re.compile(rb'"(?>[^"\\\n]+|\\[^\n])*+"?|[\[\]{},]')  # a raw line end closes a string too
 NO_NUMBER = re.compile(r"-?(NaN|Infinity|nan|inf)\b")
+NUMBERS_COUNT = (b"arguments", b"tool", b"function")  # other numbers are not said to a model
+LONG_INTEGER = re.compile("[0-9]{19}")
+MOST_DIGITS = 4300  # Python reads no more
 CLOSES = {ord("}"): ord("{"), ord("]"): ord("[")}
 
 
@@ -42,11 +45,31 @@ def parse_value(raw: bytes, file: str, line: int, offset: int = 0) -> RawRow | P
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         return _explain(raw, error, file, line, offset)
+    value = exact(raw, value)
     if may_repeat_keys(raw, value) and (path := _repeated_key(raw)) is not None:
         return Problem(
             file, line, path, "stands twice in its object", "keep one of the two", Kind.SHAPE
         )
     return RawRow(file, line, value)
+
+
+def exact(raw: bytes, value: Any) -> Any:
+    """A row with its integers as they stand: of those beyond 64 bits orjson makes floats."""
+    return exact_inside(raw.decode(), value) if any(w in raw for w in NUMBERS_COUNT) else value
+
+
+def exact_inside(text: str, value: Any) -> Any:
+    """The same for JSON inside a text."""
+    if LONG_INTEGER.search(text) is None:
+        return value
+    try:
+        return json.loads(text, parse_int=_integer)
+    except RecursionError:  # nested deeper than this parser reads; such rows are refused anyway
+        return value
+
+
+def _integer(text: str) -> int:
+    return int(text[:MOST_DIGITS])  # more of them are refused in whatever place counts
 
 
 def may_repeat_keys(raw: bytes, value: Any) -> bool:
@@ -58,7 +81,7 @@ def may_repeat_keys(raw: bytes, value: Any) -> bool:
         return False
     try:
         dump = orjson.dumps(value)
-    except orjson.JSONEncodeError:  # nested deeper than orjson writes
+    except orjson.JSONEncodeError:  # nested deeper than orjson writes, or longer integers
         return False
     return raw.count(b'"') > dump.count(b'"')
 

@@ -163,11 +163,15 @@ class Reader:
         """Applies the rules; the chat itself comes last in the result, if it stays."""
         try:
             content, flagged = checks.digests(chat)
-        except orjson.JSONEncodeError:
-            hint = "keep tools and arguments flatter"
-            return self._problems(
-                [Finding("", "is nested deeper than 254 levels", hint)], row, split
+        except orjson.JSONEncodeError as error:
+            finding = (
+                Finding("", "holds an integer beyond 64 bits", "write it as text, in quotes")
+                if "Integer" in str(error)
+                else Finding(
+                    "", "is nested deeper than 254 levels", "keep tools and arguments flatter"
+                )
             )
+            return self._problems([finding], row, split)
         if self._fraction is not None and checks.lot(content, self.settings.seed) < self._fraction:
             split = Split.EVAL
         findings = checks.all_findings(chat)

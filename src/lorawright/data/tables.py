@@ -14,7 +14,7 @@ import orjson
 
 from lorawright.data.files import open_file
 from lorawright.data.findings import clip, names, quote
-from lorawright.data.parse_json import MOST_ROW_BYTES, RawRow
+from lorawright.data.parse_json import MOST_ROW_BYTES, RawRow, exact_inside
 from lorawright.data.sources import DataFile
 from lorawright.types import Kind, Problem
 
@@ -34,7 +34,7 @@ def with_json_cells(row: dict[str, Any], file: str, number: int) -> RawRow | Pro
         if key in TEXT_OR_JSON_COLUMNS and not cell.lstrip().startswith("[{"):
             continue
         try:
-            row[key] = orjson.loads(cell)
+            row[key] = exact_inside(cell, orjson.loads(cell))
         except orjson.JSONDecodeError as error:
             if key in TEXT_OR_JSON_COLUMNS:
                 continue

@@ -219,7 +219,8 @@ def refuse_taken(target: Path, folder: RunFolder, *, overwrite: bool) -> Marker 
 def _earlier(target: Path, folder: RunFolder) -> Marker | None:
     """What a version without markers wrote there, by the run's own `merge.json`."""
     noted = folder.read_json(RESULT)
-    if noted is None or Path(noted["path"]).resolve() != target.resolve():
+    path = (noted or {}).get("path")
+    if not isinstance(path, str) or os.path.realpath(path) != os.path.realpath(target):
         return None
     names = tuple(name for name in owned.files_in(target) if owned.MODEL_FILE.fullmatch(name))
     return Marker(Kind.MODEL, names)
