@@ -271,13 +271,19 @@ def open_run(path: str | Path) -> tuple[RunFolder, dict[str, Any]]:
             where=str(path),
             hint=_hint_for_runs(folder.path),
         )
+    if not folder.holds_a_run():  # a project's config, say: nothing is written beside it
+        raise RunFolderError("holds no run", where=str(path), hint=_hint_for_runs(folder.path))
     return folder, yaml.safe_load(folder.config.read_text(encoding="utf-8"))
 
 
 def _hint_for_runs(folder: Path) -> str:
-    """Names the runs inside a folder."""
+    """Names the runs inside a folder, or inside its `runs`."""
     try:
-        found = sorted(str(path.parent) for path in folder.glob("*/environment.json"))
+        found = sorted(
+            str(path.parent)
+            for name in ("*/environment.json", "runs/*/environment.json")
+            for path in folder.glob(name)
+        )
     except OSError:
         found = []
     if not found:
