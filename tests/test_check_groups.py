@@ -30,6 +30,7 @@ def test_the_same_problem_in_many_rows_is_one_line(
     assert shown.count("expected `text`") == 1
     assert "x.jsonl:2: messages[0].content[0].type is `image`, expected `text`" in shown
     assert "(in 48 rows, first here)" in shown and "more;" not in shown
+    assert shown.splitlines()[-1] == "not ok: errors: 48; they stand above"
     assert check(tmp_path, "--json") == 1
     assert len(json.loads(capfd.readouterr().out)["problems"]) == 48
 
