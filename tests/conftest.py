@@ -17,7 +17,8 @@ os.environ["LORAWRIGHT_LANG"] = "en"  # whatever the developer's terminal speaks
 
 from lorawright import waiting
 from lorawright.config import Config
-from lorawright.run_folder import RunFolder, installed_versions
+from lorawright.environment import installed_versions
+from lorawright.run_folder import RunFolder
 
 waiting.set_short_spin(os.environ)  # nothing has imported torch yet
 

@@ -29,7 +29,7 @@ LAYERS: list[set[str]] = [
         "durable",
         "lock",
     },
-    {"layout", "dropout", "owned", "architecture", "varlen"},
+    {"layout", "dropout", "owned", "environment", "architecture", "varlen"},
     {
         "data",
         "chat",

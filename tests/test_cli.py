@@ -247,6 +247,25 @@ def test_a_folder_for_a_config_names_the_configs(project: Path, capsys: Capture)
     assert "config.yaml" not in error and "lorawright init DIR" in error
 
 
+def test_a_project_is_no_run_and_nothing_is_written_into_it(project: Path, capsys: Capture) -> None:
+    """Its config.yaml is not a run's; the runs inside are named."""
+    (project / "c.yaml").rename(project / "config.yaml")
+    (project / "report.html").write_text("mine")
+    inside = project / "runs" / "a"
+    inside.mkdir(parents=True)
+    (inside / "environment.json").write_text("{}")
+    for verb in (["report", "."], ["chat", "."], ["evaluate", "."], ["merge", "."]):
+        assert run(verb) == 1
+        error = capsys.readouterr().err
+        assert "error: .: holds no run" in error and "did you mean `runs/a`?" in error
+    assert (project / "report.html").read_text() == "mine"
+
+
+def test_a_misspelt_config_names_those_beside_it(project: Path, capsys: Capture) -> None:
+    assert run(["train", "cc.yaml"]) == 2
+    assert "did you mean `c.yaml`?" in capsys.readouterr().err
+
+
 ODD = [
     (["recipes", "qwen2.5-0.5b-lora", "no/such/c.yaml"], 2, "no/such/c.yaml: cannot be written"),
     (["recipes", "qwen2.5-0.5b-lora", "data"], 2, "data: is there already"),

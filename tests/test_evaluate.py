@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from importlib import util
+from importlib import import_module, util
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +192,27 @@ def test_command_prints_json_and_writes_the_file(
     assert run_cli(str(run), *arguments) == 0
     out = capsys.readouterr().out
     assert "loss per token" in out and "–" in out and "tool calls: name" in out
+
+
+def test_rows_without_a_figure_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """No tool was called, no answer asked for."""
+    calls = dict.fromkeys(("parses", "name", "arguments", "exact"))
+    none = dict.fromkeys(("stop", "exact_match", "chrf", "rouge_l"))
+    one = {"loss": 2.0, "perplexity": 7.4, "token_accuracy": 0.5, "tool_calls": calls, **none}
+    found = {
+        "data": {"name": "x.jsonl", "num_chats": 1, "num_trained_tokens": 3},
+        "base": one,
+        "tuned": {**one, "loss": 1.0},
+        "by_role": {},
+        "by_length": {},
+        "standard_error": 0.1,
+        "answers": None,
+        "samples": [],
+    }
+    import_module("lorawright.cli.evaluate")._print(found)
+    shown = capsys.readouterr().out
+    assert "token accuracy" in shown and "tool calls" not in shown and "–" not in shown
+    assert "a difference below 0.2000 may be chance" in shown
 
 
 def test_refusals(trained_run: RunFolder, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def never_saved(run: Path) -> None:
 
 def only_config(run: Path) -> None:
     for path in run.iterdir():
-        if path.name != "config.yaml":
+        if path.name not in ("config.yaml", "lorawright.json"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lorawright.cli import progress
-from lorawright.cli.progress import StepBar
+from lorawright.cli.progress import RowCounter, StepBar
 
 SECONDS_TO_ANSWER = 3.0  # hundredths of one on an idle machine; others may hold all cores
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -74,7 +74,8 @@ def test_ctrl_c_is_answered_at_once(tmp_path: Path) -> None:
     assert "saved; go on with: lorawright train c.yaml --resume" in text.replace("\r\n", "")
     first = next(line for line in re.split(r"[\r\n]+", text) if " steps of " in line)
     assert "2,000 steps of 8 chats, epochs: 400; about" in first
-    assert text.index(first) < text.index("optimizer: "), "what matters comes first"
+    assert text.index(first) < text.index("optimizer adamw"), "what matters comes first"
+    assert "(paged 8-bit" not in text and "why: " in text, "reasons are in the run's config"
 
 
 def test_a_narrow_terminal_shows_loss_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +90,21 @@ def test_a_narrow_terminal_shows_loss_and_time_left(monkeypatch: pytest.MonkeyPa
     (line,) = ESCAPES.sub("", captured.get()).splitlines()
     assert len(line.rstrip()) <= 60
     assert "4000/12000" in line and "loss 2.1177" in line and "left 1 h 05 min" in line
+
+
+def test_no_rows_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set of a few rows is read before its first count."""
+    monkeypatch.setenv("LORAWRIGHT_LANG", "en")
+    shown = Console(width=60, file=StringIO(), force_terminal=True)
+    counter = RowCounter(quiet=True)
+    texts = []
+    for num_rows in (None, 1234):
+        if num_rows is not None:
+            counter(num_rows)
+        with shown.capture() as captured:
+            shown.print(counter._progress.get_renderable())
+        texts.append(ESCAPES.sub("", captured.get()))
+    assert "rows" not in texts[0] and "1,234 rows" in texts[1]
 
 
 def test_plain_output_counts_evaluations_and_says_what_is_left(

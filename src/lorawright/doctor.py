@@ -9,8 +9,8 @@ from typing import Any
 
 from lorawright import allocator, attention, hardware, hub, resolve, varlen, waiting
 from lorawright.config.schema import Config
+from lorawright.environment import environment
 from lorawright.hardware import Device
-from lorawright.run_folder import environment
 
 
 def examine() -> dict[str, Any]:

@@ -20,10 +20,10 @@ import orjson
 
 from lorawright import adapter, chat, data, mishaps, owned, train
 from lorawright.config.schema import Config, Quantization
+from lorawright.environment import installed_versions
 from lorawright.errors import ConfigError, RunFolderError
 from lorawright.owned import Kind, Marker
 from lorawright.resolve import Resolved
-from lorawright.run_folder import installed_versions
 from lorawright.store import ChatStore
 from lorawright.train import Ready
 from lorawright.types import Conversation, EncodedChat, Split

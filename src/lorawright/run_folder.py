@@ -12,10 +12,8 @@ plan.json, rows.json, result.json               what the report needs besides
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +24,11 @@ from pydantic import ValidationError
 from lorawright import checkpoint, owned, run_names, run_shapes
 from lorawright.config import paths
 from lorawright.config.schema import Config
+from lorawright.environment import environment
 from lorawright.errors import ModelError, RunFolderError
 from lorawright.hardware import Hardware
 from lorawright.owned import Kind, Marker
 from lorawright.types import Problem
-
-REPORTED_PACKAGES = (
-    "lorawright", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers",
-    "deepspeed", "bitsandbytes", "numpy", "pyarrow",
-)  # fmt: skip
 
 MOST_NAMED = 5  # runs in a hint
 REWRITE_HINT = (
@@ -306,6 +300,8 @@ def open_run(path: str | Path) -> tuple[RunFolder, dict[str, Any]]:
             where=str(path),
             hint=_hint_for_runs(folder.path),
         )
+    if not folder.holds_a_run():  # a project's config, say: nothing is written beside it
+        raise RunFolderError("holds no run", where=str(path), hint=_hint_for_runs(folder.path))
     found = _read_yaml(folder.config)
     sections = list(found.values()) if isinstance(found, dict) else []
     model = found.get("model") if isinstance(found, dict) else None
@@ -333,9 +329,13 @@ def _no_config(path: Path, why: str) -> RunFolderError:
 
 
 def _hint_for_runs(folder: Path) -> str:
-    """Names the runs inside a folder."""
+    """Names the runs inside a folder, or inside its `runs`."""
     try:
-        found = sorted(str(path.parent) for path in folder.glob("*/environment.json"))
+        found = sorted(
+            str(path.parent)
+            for name in ("*/environment.json", "runs/*/environment.json")
+            for path in folder.glob(name)
+        )
     except OSError:
         found = []
     if not found:
@@ -376,25 +376,3 @@ def dump_config(config: Config, reasons: dict[str, str]) -> str:
             comment = f"  # derived: {reason}" if reason else ""
             lines.append(f"  {text.strip()[1:-1]}{comment}")
     return "\n".join(lines) + "\n"
-
-
-def environment(hardware: Hardware) -> dict[str, Any]:
-    """Versions and hardware; no user names, no addresses."""
-    return {
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "packages": installed_versions(),
-        "hardware": asdict(hardware),
-        "num_cpus": os.cpu_count(),
-    }
-
-
-def installed_versions() -> dict[str, str | None]:
-    """Version of each package that decides a run; None if it is not installed."""
-    found: dict[str, str | None] = {}
-    for name in REPORTED_PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found

@@ -56,6 +56,11 @@ def check(config: ConfigFile, set_: Overrides = None, json: Json = False) -> Non
             _print_summary(prepared)
         if not errors:
             console.err().print(console.lead("bold green", "ok", "this config can be trained"))
+        elif prepared is not None:  # the last line of what scrolled by
+            num_errors = console.number(len(errors))
+            console.err().print(
+                console.lead("bold red", "not ok", f"errors: {num_errors}; they stand above")
+            )
     if errors:
         raise typer.Exit(2 if config_problems else 1)
 

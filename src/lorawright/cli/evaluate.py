@@ -72,13 +72,13 @@ def _print(found: dict[str, Any]) -> None:
     for name in ("base", "tuned"):
         table.add_column(translate(name), justify="right")
     for label, key, form in ROWS:
-        table.add_row(
-            translate(label), *(_cell(found[name], key, form) for name in ("base", "tuned"))
-        )
+        cells = [_cell(found[name], key, form) for name in ("base", "tuned")]
+        if cells != [NOTHING, NOTHING]:  # no tool was called, no answer asked for
+            table.add_row(translate(label), *cells)
     for group in ("by_role", "by_length"):
         for name, pair in found[group].items():
             unit = translate("loss, role" if group == "by_role" else "loss, tokens")
-            cells = (_cell(pair[model], "loss", ".4f") for model in ("base", "tuned"))
+            cells = [_cell(pair[model], "loss", ".4f") for model in ("base", "tuned")]
             table.add_row(f"{unit} {name}", *cells)
     out.print(table)
     _print_verdict(found)
@@ -103,7 +103,9 @@ def _print_verdict(found: dict[str, Any]) -> None:
         return
     before, after = base["loss"], found["tuned"]["loss"]
     least = f"{margin(before, error):.4f}"
-    figures = translate(f"loss {before:.4f} → {after:.4f}; what is below {least} may be chance")
+    figures = translate(
+        f"loss {before:.4f} → {after:.4f}; a difference below {least} may be chance"
+    )
     out.print(in_words(judge(before, after, error), figures))
     if found["answers"] is not None:
         better, worse, equal = (found["answers"][key] for key in ("better", "worse", "equal"))
@@ -113,6 +115,7 @@ def _print_verdict(found: dict[str, Any]) -> None:
         )
 
 
+NOTHING = "–"
 ROWS = (
     ("loss per token", "loss", ".4f"),
     ("perplexity", "perplexity", ".2f"),
@@ -132,7 +135,7 @@ def _cell(figures: dict[str, Any] | None, key: str, form: str) -> str:
     value: Any = figures
     for part in key.split("."):
         value = None if value is None else value[part]
-    return "–" if value is None else format(value, form)
+    return NOTHING if value is None else format(value, form)
 
 
 def _print_sample(found: dict[str, Any]) -> None:

@@ -53,16 +53,16 @@ class RowCounter(_Shown):
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
-            TextColumn(translate("{task.completed:,.0f} rows")),
+            TextColumn("{task.fields[rows]}", markup=False),
             TimeElapsedColumn(),
             console=console.err(),
             transient=True,
             disable=quiet or not sys.stderr.isatty(),
         )
-        self._task = self._progress.add_task(translate("reading and encoding"), total=None)
+        self._task = self._progress.add_task(translate("reading and encoding"), total=None, rows="")
 
     def __call__(self, num_rows: int) -> None:
-        self._progress.update(self._task, completed=num_rows)
+        self._progress.update(self._task, rows=translate(f"{console.number(num_rows)} rows"))
 
 
 class StepBar:

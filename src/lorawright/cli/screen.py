@@ -57,13 +57,13 @@ class TrainScreen(Screen):
         if self._quiet:
             return
         self._tell(_steps(resolved, plan, times))
-        for key, reason in resolved.reasons.items():
-            section, _, name = key.partition(".")
-            value = getattr(getattr(resolved.config, section), name)
-            console.note(f"  {name}: {value}  ({translate(reason)})")
         memory = resolved.memory
         if memory is not None:
             console.note(f"  memory: about {memory.total / 1e9:.1f} GB at its peak")
+        if resolved.reasons:
+            console.note(f"  {_settled(resolved)}")
+            own = f"{resolved.config.training.output}/config.yaml"
+            console.note(f"  why: {own}, or `lorawright plan CONFIG`")
 
     def begin(self, plan: Plan, trainable: Trainable, first_step: int) -> None:
         if self._quiet:
@@ -116,6 +116,15 @@ class TrainScreen(Screen):
             self._bar = None
 
 
+def _settled(resolved: Resolved) -> str:
+    """`optimizer adamw_torch_fused, tokens_per_pass 2048`: what `auto` has become."""
+    parts = []
+    for key in resolved.reasons:
+        section, _, name = key.partition(".")
+        parts.append(f"{name} {getattr(getattr(resolved.config, section), name)}")
+    return ", ".join(parts)
+
+
 def _steps(resolved: Resolved, plan: Plan, times: TimesOf) -> str:
     """`120 steps of 8 chats, epochs: 3; about 12 min, 2 min of it evaluation`."""
     num, size, epochs = (
@@ -131,7 +140,7 @@ def _steps(resolved: Resolved, plan: Plan, times: TimesOf) -> str:
     if expected is None:
         return text
     whole = console.duration(expected.total)
-    if not expected.num_evaluations:
+    if expected.evaluations < 0.5:  # shown as 0 s
         return translate(f"{text}; about {whole}")
     evaluations = console.duration(expected.evaluations)
     return translate(f"{text}; about {whole}, {evaluations} of it evaluation")

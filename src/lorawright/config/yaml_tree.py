@@ -113,7 +113,7 @@ def _content(path: Path) -> bytes:
                 return file.read(MOST_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(
-            "no such config file", where=str(path), hint="`lorawright init DIR` writes one"
+            "no such config file", where=str(path), hint=_hint_for_folder(path.parent)
         ) from None
     except OSError as error:
         raise ConfigError(
@@ -140,7 +140,12 @@ def _content(path: Path) -> bytes:
 
 def _hint_for_folder(folder: Path) -> str:
     """Names the configs inside."""
-    found = sorted(str(path) for ending in ("yaml", "yml") for path in folder.glob(f"*.{ending}"))
+    try:
+        found = sorted(
+            str(path) for ending in ("yaml", "yml") for path in folder.glob(f"*.{ending}")
+        )
+    except OSError:
+        found = []
     named = ", ".join(f"`{path}`" for path in found[:5])
     return f"did you mean {named}?" if found else "`lorawright init DIR` writes one"
 
