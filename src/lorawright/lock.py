@@ -157,10 +157,11 @@ def _is_stale(path: Path, found: Holder, now: float) -> bool:
 
 
 def _held_error(path: Path, found: Holder | None) -> RunFolderError:
-    who = "a process that has just started" if found is None else f"process {found.pid}"
-    where = "" if found is None else f" on {found.name}"
+    what = "is being trained by a process that has just started"
+    if found is not None:
+        what = f"is being trained by process {found.pid} on {found.name}"
     return RunFolderError(
-        f"is being trained by {who}{where}",
+        what,
         where=str(path.parent),
         hint=f"wait for it, or stop it; if it is gone for certain, remove {path}",
     )
