@@ -96,12 +96,12 @@ def test_unknown_ones_name_the_nearest(tmp_path: Path) -> None:
         ("{optimizer: sgd, trl: {optim_args: 'nesterov=1'}}", "optim_args", "true or false"),
         ("trl: {run_name: a}", "run_name", "trackers"),
         ("{trackers: [wandb], trl: {project: a}}", "project", "trackio"),
-        ("{schedule: cosine_with_min_lr}", "lr_scheduler_kwargs", "none of"),
+        ("{schedule: cosine_with_min_lr}", "lr_scheduler_kwargs", "needs one"),
         (
             "{schedule: cosine_with_min_lr, "
             "trl: {lr_scheduler_kwargs: {min_lr: 0, min_lr_rate: 0}}}",
             "lr_scheduler_kwargs",
-            "both of",
+            "takes one",
         ),
         (
             "{schedule: cosine_with_min_lr, trl: {lr_scheduler_kwargs: {min_lr: 0.1}}}",

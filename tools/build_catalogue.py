@@ -32,6 +32,9 @@ PACKAGE = ROOT / "src" / "lorawright"
 
 # Calls whose arguments people read: by the name that is called, the positions of the texts.
 SINKS: dict[str, set[int]] = {
+    "OSError": {1},
+    "Secret": {1},
+    "warn": {0},
     "Problem": {3, 4},
     "Finding": {1, 2},
     "find": {1, 2},
@@ -53,14 +56,27 @@ SINKS: dict[str, set[int]] = {
 }
 # Functions and constants that make texts which are data until they are shown.
 ROOTS = (
+    ("architecture.py", "_state"),
+    ("architecture.py", "one_chat_a_pass"),
+    ("checkpoint.py", "NEEDED"),
     ("compiled.py", "pays"),
     ("config/explain.py", "_words"),
-    ("config/trl_fields.py", "refused"),
+    ("config/schedules.py", "TAKES"),
+    ("config/schedules.py", "_together"),
+    ("config/schedules.py", "_words"),
+    ("config/schedules.py", "problems"),
+    ("config/trl_fields.py", "EXPECTED"),
+    ("config/trl_fields.py", "REFUSED"),
+    ("config/trl_fields.py", "_optimizer_problems"),
+    ("config/trl_fields.py", "_refused"),
+    ("config/trl_fields.py", "_tracker_problems"),
     ("data/read.py", "BINARY_STARTS"),
     ("doctor.py", "examine"),
     ("doctor.py", "_notes"),
     ("eject.py", "_first_difference"),
     ("export/gguf_file.py", "_differences"),
+    ("outputs.py", "kept_places"),
+    ("owned.py", "usual_places"),
     ("resume.py", "differences"),
 )
 # Whose texts may be a single word.
@@ -86,13 +102,18 @@ KEYWORDS = {
 # Scripts and command lines: for a shell, in whatever language.
 SKIPPED = {"launch.py", "launch_script.py", "cli/quiet.py"}
 NOISE = re.compile(  # commands, links, styles, settings
-    r"(pip|ollama|<!--|train) .*|\[\{0\}\]\(https.*| --.*|bold red|\w+\.\w+: \w+"
+    r"train --\S+|(pip|ollama|<!--|tar) .*|\[\{0\}\]\(https.*| --.*|bold red|\w+\.\w+: \w+"
 )  # commands, styles, settings
 UNITS = {"GB", "MB", "min"}
-# Words of enumerations that stand before a problem.
-SEVERITIES = ("error", "dropped", "warning")
-# Texts of typer, click and pydantic, which we show.
+# Words that stand before a problem or a result.
+SEVERITIES = ("error", "dropped", "warning", "ok")
+# Keys of `doctor --json` that the terminal shows as labels.
+LABELS = ("dtype", "optimizer", "attention", "allocator", "threads", "waiting")
+# Texts of typer, click, pydantic and orjson, which we show.
 BORROWED = (
+    "unexpected end of data",
+    "unexpected character",
+    "trailing comma is not allowed",
     "Usage: ",
     "Options",
     "Arguments",
@@ -193,6 +214,8 @@ class Collector:
             self.messages[text].files.add("typer")
         for text in SEVERITIES:
             self.messages[text].files.add("types.py")
+        for text in LABELS:
+            self.messages[text].files.add("doctor.py")
         return {text: found for text, found in self.messages.items() if _is_prose(text)}
 
     def _sizes(self) -> tuple[int, int]:
@@ -216,7 +239,7 @@ class Collector:
         self._takes_words = name in WORD_SINKS or name == "map"
         if name == "map" and ast.unparse(call.args[0]) == "translate":
             self.collect(call.args[1], scope)
-        places = {0} if name.endswith("Error") else self.sinks.get(name, set())
+        places = self.sinks.get(name, {0} if name.endswith("Error") else set())
         for number, argument in enumerate(call.args):
             if number in places:
                 self.collect(argument, scope)
@@ -347,7 +370,9 @@ class Collector:
         """Texts that are data until they are shown."""
         for file, name in ROOTS:
             (module,) = [module for module in self.modules if module.name == file]
-            self._each(list(_assigned(module.tree, name)), (module, ()))
+            for value in _assigned(module.tree, name):
+                keys = value.keys if isinstance(value, ast.Dict) else []
+                self._each([value, *(key for key in keys if key is not None)], (module, ()))
             for function in module.functions[name]:
                 for node, _ in _walk(function, (function,)):
                     if isinstance(node, ast.Return | ast.Yield) and node.value is not None:
@@ -454,6 +479,8 @@ def _is_prose(text: str) -> bool:
     words: list[str] = re.findall(r"[A-Za-z]+", bare)
     if NOISE.fullmatch(text):
         return False
+    if text in SEVERITIES:
+        return True
     if "{0}" not in text and " " not in text:
         return re.fullmatch(r"[A-Za-z]{3,}\W*", text) is not None
     if text.startswith("{0}") and sum(map(len, words)) < 4:

@@ -190,8 +190,9 @@ def _with_first(found: Outcome) -> str:
     """The last evaluation, and what it is to be compared with."""
     if found.change is None:
         return f"{found.eval_last:.4f}"
-    since = "base" if found.eval_first_step == 0 else f"step {found.eval_first_step}"
-    unclear = "; no clear change" if found.change is Change.UNCLEAR else ""
+    step = found.eval_first_step
+    since = translate("base") if step == 0 else translate(f"step {step}")
+    unclear = translate("; no clear change") if found.change is Change.UNCLEAR else ""
     return f"{found.eval_last:.4f} ({since} {found.eval_first:.4f}{unclear})"
 
 

@@ -40,7 +40,7 @@ def examine() -> dict[str, Any]:
 def _threads(facts: hardware.Hardware) -> str:
     given = os.environ.get("OMP_NUM_THREADS")
     why = f"OMP_NUM_THREADS={given}" if given else "OMP_NUM_THREADS is not set: torch decides"
-    return f"{facts.num_threads} of {os.cpu_count()} ({why})"
+    return f"{facts.num_threads} of {os.cpu_count()} CPU threads ({why})"
 
 
 def _notes(facts: hardware.Hardware) -> list[str]:

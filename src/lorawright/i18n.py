@@ -28,6 +28,9 @@ HOLE = re.compile(r"\{(\d+)\}")
 FEWEST_LETTERS = 6  # of a message that a value may be taken for: `a of b` is no message
 PART_STARTS = ("is ", ",", ";", " ", "`")
 ENTRY = re.compile(r'^msgid ((?:".*"\n)+)msgstr ((?:".*"\n?)+)', re.MULTILINE)
+BALANCED = "((?:[^`]|`[^`]*`)*?)"  # a comma between backticks is no comma of the message
+ANYTHING = "(.*?)"
+SUBJECT = "`{0}` {1}"  # a key and what is wrong with it: the latter is a message
 COMMENT = re.compile(r"^((?:.*?\s)?#\s+)(.*)$")
 
 
@@ -99,7 +102,8 @@ class _Pattern:
         """The values of the holes, if the text is this message."""
         if self.longest not in text:
             return None
-        found = _expression(self.literals).fullmatch(text)
+        value = ANYTHING if text.count("`") % 2 else BALANCED
+        found = _expression(self.literals, value).fullmatch(text)
         return None if found is None else found.groups()
 
     @property
@@ -119,8 +123,8 @@ def _pattern(message: str, translation: str) -> _Pattern:
 
 
 @cache  # few of the hundreds are ever needed
-def _expression(literals: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("(.*?)".join(map(re.escape, literals)), re.DOTALL)
+def _expression(literals: tuple[str, ...], value: str) -> re.Pattern[str]:
+    return re.compile(value.join(map(re.escape, literals)), re.DOTALL)
 
 
 class _Catalogue:
@@ -129,6 +133,7 @@ class _Catalogue:
     def __init__(self, messages: dict[str, str]) -> None:
         self._exact = {key: value for key, value in messages.items() if value}
         self._patterns = [_pattern(*p) for p in self._exact.items() if HOLE.search(p[0])]
+        self._patterns.append(_pattern(SUBJECT, SUBJECT))
 
     def translate(self, text: str) -> str:
         return self._find(text, as_value=False)[0]

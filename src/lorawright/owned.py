@@ -302,7 +302,7 @@ def refuse_places(output: Path, key: str, kept: Iterable[tuple[str, Path]]) -> N
     for what, path in kept:
         place = path.resolve()
         if place == target:
-            raise ConfigError(f"is `{output}`, {what}", where=key, hint=hint)
+            raise ConfigError(f"is `{output}`, which is {what}", where=key, hint=hint)
         if target in place.parents:
             raise ConfigError(f"is `{output}`, which holds {what}", where=key, hint=hint)
 

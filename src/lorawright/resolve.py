@@ -166,10 +166,13 @@ def _dtype(config: Config, hardware: Hardware, reasons: dict[str, str]) -> Dtype
     if hardware.bfloat16:
         reasons["model.dtype"] = f"{hardware.name} multiplies bfloat16 in hardware"
         return Dtype.BFLOAT16
-    reasons["model.dtype"] = f"{hardware.name} has no bfloat16 arithmetic"
     if hardware.device is Device.CUDA:
-        reasons["model.dtype"] += "; float16 is 8 times as fast as float32 on a T4"
+        reasons["model.dtype"] = (
+            f"{hardware.name} has no bfloat16 arithmetic; float16 is 8 times as fast as float32 on "
+            "a T4"
+        )
         return Dtype.FLOAT16
+    reasons["model.dtype"] = f"{hardware.name} has no bfloat16 arithmetic"
     return Dtype.FLOAT32
 
 

@@ -63,8 +63,9 @@ def _found(hardware: Hardware) -> str:
         return "one process: no GPU is visible"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     note = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
-    plural = "" if hardware.num_devices == 1 else "s"
-    return f"{hardware.num_devices} visible GPU{plural}{note}"
+    if hardware.num_devices == 1:
+        return f"1 visible GPU{note}"
+    return f"{hardware.num_devices} visible GPUs{note}"
 
 
 def choose(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from lorawright.cli.options import Json
 from lorawright.i18n import translate
 
+LABEL_WIDTH = 14
+
 
 def doctor(json: Json = False) -> None:
     """Show versions, hardware and what `auto` means here."""
@@ -19,16 +21,23 @@ def doctor(json: Json = False) -> None:
         return
     out = console.out()
     for name, value in facts["packages"].items():
-        out.print(f"{name:<14} {value or 'not installed'}")
+        out.print(f"{name:<{LABEL_WIDTH}} {value or 'not installed'}")
     hardware = facts["hardware"]
     out.print(
         f"\ndevice         {hardware['device']}: {hardware['name']}, "
         f"{hardware['memory_bytes'] / 1e9:.1f} GB free, {hardware['num_threads']} threads"
     )
     for name, choice in facts["auto"].items():
-        out.print(f"{name:<14} {_choice(choice)}")
+        out.print(f"{_padded(translate(name))} {_choice(choice)}", markup=False)
     for line in facts["notes"]:
         out.print(f"note: {translate(line)}", markup=False)
+
+
+def _padded(label: str) -> str:
+    """As wide as the names of packages; a Chinese character is two columns wide."""
+    from rich.cells import set_cell_size
+
+    return set_cell_size(label, LABEL_WIDTH)
 
 
 def _choice(text: str) -> str:

@@ -43,11 +43,12 @@ def _print(found: dict[str, Any]) -> None:
     from lorawright.cli import console
 
     out = console.out()
-    changed = f"{found['num_merged']} of {found['num_tensors']} tensors changed"
-    size = f"{console.size(found['num_bytes'])} in {found['dtype']}"
-    out.print(console.lead("bold green", "merged", f"{changed}, {size}"))
+    changed, of_all, dtype = found["num_merged"], found["num_tensors"], found["dtype"]
+    size = console.size(found["num_bytes"])
+    text = f"{changed} of {of_all} tensors changed, {size} in {dtype}"
+    out.print(console.lead("bold green", "merged", text))
     out.print(f"against base + adapter: {console.divergence(found)}")
     if found["as_trained"] is not None:
-        what = "against the quantized base + adapter: "
-        out.print(what + console.divergence(found["as_trained"]))
+        apart = console.divergence(found["as_trained"])
+        out.print(f"against the quantized base + adapter: {apart}")
     out.print(f"model: {found['path']}")

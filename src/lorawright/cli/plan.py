@@ -142,11 +142,11 @@ def _print(
             f"libraries {memory.runtime / 1e9:.1f}, adapter {memory.adapter / 1e9:.1f}"
         )
     if times is not None:
-        time, of_it = console.duration(times.total), _of_it(times)
-        if probe:
-            out.print(f"time       about {time}, by the first steps{of_it}")
-        else:
-            out.print(f"time       about {time} on {ready.resolved.hardware.name}{of_it}")
+        time, name = console.duration(times.total), ready.resolved.hardware.name
+        text = f"time       about {time}, by the first steps"
+        if not probe:
+            text = f"time       about {time} on {name}"
+        out.print(translate(text) + translate(_of_it(times)))
     for key, reason in ready.resolved.reasons.items():
         section, _, name = key.partition(".")
         value = getattr(getattr(ready.config, section), name)

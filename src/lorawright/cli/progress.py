@@ -115,7 +115,7 @@ class StepBar:
                 f"{line['eval_token_accuracy']:.1%}"
             )
             return
-        self._loss = f"loss {line['loss']:.4f}"
+        self._loss = translate(f"loss {line['loss']:.4f}")
         self._show()
         if self._due(last=line["step"] == self._num_steps):
             console.err().print(

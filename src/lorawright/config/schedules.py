@@ -91,13 +91,12 @@ def problems(schedule: str, given: dict[str, Any], learning_rate: float) -> Iter
 
 def _together(schedule: str, given: dict[str, Any], learning_rate: float) -> Iterator[Finding]:
     if schedule in ("cosine_with_min_lr", "cosine_warmup_with_min_lr"):
-        if ("min_lr" in given) == ("min_lr_rate" in given):
-            yield (
-                "",
-                f"has {'both' if 'min_lr' in given else 'none'} of `min_lr` and `min_lr_rate`, "
-                f"expected one for the schedule `{schedule}`",
-                "write `training.trl: {lr_scheduler_kwargs: {min_lr_rate: 0.1}}`",
-            )
+        hint = "write `training.trl: {lr_scheduler_kwargs: {min_lr_rate: 0.1}}`"
+        if "min_lr" in given and "min_lr_rate" in given:
+            yield "", f"has `min_lr` and `min_lr_rate`, the schedule `{schedule}` takes one", hint
+        elif "min_lr" not in given and "min_lr_rate" not in given:
+            what = f"has no `min_lr` or `min_lr_rate`, the schedule `{schedule}` needs one"
+            yield "", what, hint
     elif schedule == "warmup_stable_decay" and "num_decay_steps" not in given:
         yield (
             "",

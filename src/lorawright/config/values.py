@@ -16,10 +16,14 @@ def whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _refused(kind: str, what: str) -> PydanticCustomError:
+    return PydanticCustomError(kind, "{what}", {"what": what})  # a text may hold braces
+
+
 def place(value: str) -> str:
     """A path or a name on the hub that a file system can hold."""
     if any(len(part.encode(errors="replace")) > MOST_NAME_BYTES for part in value.split("/")):
-        raise PydanticCustomError("place", "expected names of at most 255 bytes in a path")
+        raise _refused("place", "expected names of at most 255 bytes in a path")
     return value
 
 
@@ -27,21 +31,17 @@ def target_modules(value: str | list[str]) -> str | list[str]:
     """A list of names, or a regular expression that compiles."""
     if isinstance(value, list):
         if not value or not all(name.strip() for name in value):
-            raise PydanticCustomError("modules", "expected a list of names, none of them empty")
+            raise _refused("modules", "expected a list of names, none of them empty")
         return value
     if SEVERAL_NAMES.fullmatch(value):
         names = ", ".join(name.strip() for name in value.split(","))
-        raise PydanticCustomError(
-            "modules",
-            "which is read as one regular expression; write the list `[{names}]`",
-            {"names": names},
+        raise _refused(
+            "modules", f"which would be read as one regular expression; write the list `[{names}]`"
         )
     try:
         re.compile(value)
     except (re.error, OverflowError, RecursionError) as error:
-        raise PydanticCustomError(
-            "modules", "no regular expression: {why}", {"why": str(error)[:80]}
-        ) from None
+        raise _refused("modules", f"no regular expression: {str(error)[:80]}") from None
     if not value:
-        raise PydanticCustomError("modules", "expected a pattern, or `all-linear`")
+        raise _refused("modules", "expected a pattern, or `all-linear`")
     return value

@@ -107,9 +107,9 @@ def _sound(batches: Iterator[Any]) -> Iterator[Any]:
 
 def _broken_table(file: str, kind: str, error: Exception, num_rows: int) -> Problem:
     reason = clip(str(error).partition("\n")[0])
-    where = " from this row on" if num_rows else ""
-    message = f"cannot be read as {kind}{where}: {reason}"
-    line = num_rows + 1 if num_rows else None
+    message, line = f"cannot be read as {kind}: {reason}", None
+    if num_rows:
+        message, line = f"cannot be read as {kind} from this row on: {reason}", num_rows + 1
     return Problem(file, line, "", message, "write the file anew", Kind.FILE)
 
 
