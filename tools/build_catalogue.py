@@ -75,6 +75,7 @@ ROOTS = (
     ("doctor.py", "_notes"),
     ("eject.py", "_first_difference"),
     ("export/gguf_file.py", "_differences"),
+    ("lock.py", "HINT"),
     ("outputs.py", "kept_places"),
     ("owned.py", "usual_places"),
     ("resume.py", "differences"),

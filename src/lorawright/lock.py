@@ -25,6 +25,7 @@ import psutil
 from lorawright.errors import RunFolderError
 
 TOUCH_SECONDS = 10.0
+HINT = "choose another `training.output`, or see to its permissions"
 STALE_SECONDS = 120.0  # of another machine: a dozen touches missed
 
 
@@ -55,7 +56,7 @@ def held(
     name: str,
     *,
     verb: str = "train",
-    hint: str = "choose another `training.output`, or see to its permissions",
+    hint: str = HINT,
 ) -> Iterator[None]:
     """Holds the lock of a run folder while the block runs; makes the folder.
 
