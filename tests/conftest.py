@@ -92,6 +92,22 @@ def make_config(tmp_path: Path) -> Callable[..., Config]:
     return make
 
 
+def evaluation_file(base: dict[str, Any], tuned: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """What `evaluate` writes, with figures that are not given left out."""
+    names = ["perplexity", "token_accuracy", "exact_match", "chrf", "rouge_l", "stop", "tool_calls"]
+    none = dict.fromkeys(names)
+    return {
+        "data": {"name": "eval.jsonl", "num_chats": 4, "num_trained_tokens": 40},
+        "base": {**none, **base},
+        "tuned": {**none, **tuned},
+        "stop": {"base": None, "tuned": tuned.get("stop")},
+        "by_length": {},
+        "by_role": {},
+        "samples": [],
+        **more,
+    }
+
+
 WEATHER = {
     "type": "function",
     "function": {

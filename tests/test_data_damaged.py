@@ -19,7 +19,7 @@ import pytest
 from lorawright import prepare
 from lorawright.config.schema import DataSettings
 from lorawright.data import Reader
-from lorawright.data.fingerprint import fingerprint
+from lorawright.data.fingerprint import contents
 from lorawright.data.read import read_rows
 from lorawright.data.sources import DataFile
 from lorawright.errors import DataError
@@ -125,7 +125,7 @@ def test_names_that_are_not_utf8_are_shown_and_hashed(tmp_path: Path) -> None:
     shown = sorted(Path(chat.file).name for chat in chats)
     assert shown == [r"caf\xe9.jsonl", r"esc\x1b[31m.jsonl", r"two\nlines.jsonl"]
     orjson.dumps([problem.where for problem in problems])
-    assert fingerprint(DataSettings(train=str(tmp_path / "d"))) is not None
+    assert contents(DataSettings(train=str(tmp_path / "d"))) is not None
 
 
 def no_file(path: Path, what: str) -> str:
@@ -158,7 +158,7 @@ def test_what_is_no_file_is_a_problem_and_never_a_hang(
     path = tmp_path / "d" / f"x{extension}"
     said = no_file(path, what)
     (tmp_path / "d/good.jsonl").write_bytes(LINE)
-    assert fingerprint(DataSettings(train=str(path))) is None
+    assert contents(DataSettings(train=str(path))) is None
     for source, num_chats in ((path, 0), (tmp_path / "d", 1)):
         _, chats, (problem, *_) = run(source)
         assert len(chats) == num_chats

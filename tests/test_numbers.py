@@ -68,8 +68,8 @@ def scaler(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], bool]],
     real = train._build_trainer
 
     def make(overflows: Callable[[int], bool]) -> Any:
-        def build(*args: Any) -> Any:
-            trainer = real(*args)
+        def build(*args: Any, **more: Any) -> Any:
+            trainer = real(*args, **more)
             accelerator = trainer.accelerator
             accelerator.scaler = made
 

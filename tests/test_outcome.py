@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+from conftest import evaluation_file
 
 from lorawright import card, outcome, run_facts
 from lorawright.cli import verdict
@@ -134,6 +135,6 @@ def test_the_headline_says_what_can_be_said(
 
 
 def test_evaluate_takes_its_standard_error(own_run: Path) -> None:
-    found = {"tuned": {"loss": 1.7}, "base": {"loss": 1.83}, "standard_error": 0.07}
+    found = evaluation_file({"loss": 1.83}, {"loss": 1.7}, standard_error=0.07)
     (own_run / "evaluation.json").write_text(json.dumps(found))
     assert summarize(run_facts.read(own_run)).headline.key == "unclear_base"

@@ -131,7 +131,7 @@ def test_a_failing_start_in_a_folder_of_finished_runs(project: Path) -> None:
     before = contents(project)
     failing = ["--set", "lora.target_modules=[nope]"]
     done = lorawright(
-        project, "train", "config.yaml", "--set", "training.output=runs", *failing, code=1
+        project, "train", "config.yaml", "--set", "training.output=runs", *failing, code=2
     )
     assert "nope" in done.stderr
     assert contents(project) == before

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import orjson
 import pytest
-from conftest import rows, write_jsonl
+from conftest import evaluation_file, rows, write_jsonl
 from huggingface_hub import ModelCard
 
 from lorawright import card, chat, data, hub, run_facts
@@ -38,9 +38,8 @@ def test_train_writes_the_card(small_run: Path) -> None:
 
 def test_card_names_a_hub_base_and_results(own_run: Path) -> None:
     both = {"loss": 1.5, "exact_match": 0.25, "stop": 1.0}
-    (own_run / "evaluation.json").write_bytes(
-        orjson.dumps({"tuned": both, "base": {**both, "loss": 3.0}})
-    )
+    found = evaluation_file({**both, "loss": 3.0}, both)
+    (own_run / "evaluation.json").write_bytes(orjson.dumps(found))
     text = card.card(run_facts.read(own_run), BASE)
     assert ModelCard(text).data.base_model == BASE
     assert "1.5000 (base 3.0000)" in text and "end by themselves" in text

@@ -27,7 +27,9 @@ def _own_environment() -> Iterator[None]:
 def test_a_run_is_called_as_its_folder(make_config: Callable[..., Config], tmp_path: Path) -> None:
     def made(**trl: Any) -> Any:
         folder = str(tmp_path / "runs" / "first")
-        config = make_config(output=folder, trl=trl, optimizer="adamw_torch")
+        config = make_config(
+            output=folder, trl=trl, optimizer="adamw_torch", trackers=["wandb", "trackio"]
+        )
         return sft_config(config, Device.CPU, tmp_path / "checkpoints", evaluates=False)
 
     assert made().run_name == "first" and made().project == "lorawright"

@@ -27,7 +27,7 @@ def encode(question: str, *answers: str, file: str = "rows.jsonl") -> EncodedCha
         turns += [Message(Role.ASSISTANT, said), Message(Role.USER, question)]
     row = Conversation(tuple(turns), None, file, 3)
     encoder = chat.Encoder(TOKENIZER, DataSettings(special_tokens_in_text="escape"))
-    (result,) = encoder.run([row])
+    *_, result = encoder.run([row])  # behind remarks, where there are some
     assert isinstance(result, EncodedChat)
     return result
 

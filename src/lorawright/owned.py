@@ -199,11 +199,13 @@ def finish_work(
     if target.exists() and replaced is not None:
         mark(target, replace(replaced, finished=False))
         target.rename(aside)
-    if marker is None:
-        (work / MARKER).unlink()
-    else:
-        mark(work, marker)
+    if marker is not None:
+        mark(work, replace(marker, finished=False))  # killed before it is renamed, it is left over
     work.rename(target)
+    if marker is None:
+        (target / MARKER).unlink()
+    else:
+        mark(target, marker)
     sync(target.parent)
     return _drop_aside(aside, target) if aside.exists() else []
 

@@ -171,15 +171,15 @@ def _columns() -> list[ProgressColumn]:
     whole = Column(no_wrap=True)
     narrow = console.err().width < NARROW_COLUMNS
     columns: list[ProgressColumn] = [
-        TextColumn("{task.description}", table_column=whole),
+        TextColumn("{task.description}", markup=False, table_column=whole),
         MofNCompleteColumn(table_column=whole),
         BarColumn(bar_width=12 if narrow else 30),
-        TextColumn("{task.fields[loss]}", table_column=whole),
+        TextColumn("{task.fields[loss]}", markup=False, table_column=whole),
     ]
     if not narrow:
-        columns.append(TextColumn("{task.fields[speed]}", table_column=whole))
+        columns.append(TextColumn("{task.fields[speed]}", markup=False, table_column=whole))
         columns.append(TimeElapsedColumn(table_column=whole))
-    columns.append(TextColumn("{task.fields[left]}", table_column=whole))
+    columns.append(TextColumn("{task.fields[left]}", markup=False, table_column=whole))
     return columns
 
 

@@ -58,7 +58,8 @@ def train(
     overrides = with_processes(set_, num_processes, strategy)
     settings = load(config, overrides).config
     if not dry_run:
-        _refuse_early(settings, begins=not (resume or resume_anyway), overwrite=overwrite)
+        begins = not (resume or resume_anyway)
+        _refuse_early(settings, Path(config), begins=begins, overwrite=overwrite)
     quiet()
     from lorawright import train as stage
     from lorawright.cli.screen import TrainScreen
@@ -94,10 +95,9 @@ def _start(*, overwrite: bool, resume: bool, resume_anyway: bool) -> Start:
     return Start.RESUME if resume else Start.NEW
 
 
-def _refuse_early(settings: Config, *, begins: bool, overwrite: bool) -> None:
+def _refuse_early(settings: Config, source: Path, *, begins: bool, overwrite: bool) -> None:
     """What a look at the disk decides, before torch is imported: that takes seconds."""
-    from pathlib import Path
-
+    from lorawright import outputs
     from lorawright.data import find_sources
     from lorawright.resume import refuse_if_none
     from lorawright.run_folder import RunFolder
@@ -107,17 +107,19 @@ def _refuse_early(settings: Config, *, begins: bool, overwrite: bool) -> None:
         folder = RunFolder(Path(settings.training.output))
         if not begins:
             refuse_if_none(folder)
-        elif not overwrite:
-            folder.refuse_if_taken()
-    for source, split in ((settings.data.train, Split.TRAIN), (settings.data.eval, Split.EVAL)):
-        if isinstance(source, str):
-            find_sources(source, split)
+        else:
+            is_its_own = source.resolve() == folder.config.resolve()  # `train RUN/config.yaml`
+            if overwrite or not is_its_own:
+                outputs.refuse_unsafe(settings, source)
+            if not overwrite:
+                folder.refuse_if_taken()
+    for place, split in ((settings.data.train, Split.TRAIN), (settings.data.eval, Split.EVAL)):
+        if isinstance(place, str):
+            find_sources(place, split)
 
 
 def resume_command(config: str, overrides: list[str]) -> list[str]:
     """What goes on with a run, from whatever folder it is typed."""
-    from pathlib import Path
-
     given = [part for override in overrides for part in ("--set", override)]
     return ["lorawright", "train", str(Path(config).resolve()), *given, "--resume"]
 
