@@ -191,7 +191,7 @@ def test_command_prints_json_and_writes_the_file(
     assert "stops in time" not in capsys.readouterr().out
     assert run_cli(str(run), *arguments) == 0
     out = capsys.readouterr().out
-    assert "loss per token" in out and "–" in out and "tool calls: name" in out
+    assert "loss per token" in out and "–" in out and "stops in time" in out
 
 
 def test_rows_without_a_figure_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:

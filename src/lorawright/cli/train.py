@@ -108,7 +108,8 @@ def _refuse_early(settings: Config, source: Path, *, begins: bool, overwrite: bo
         if not begins:
             refuse_if_none(folder)
         else:
-            is_its_own = source.resolve() == folder.config.resolve()  # `train RUN/config.yaml`
+            # `train RUN/config.yaml`
+            is_its_own = folder.holds_a_run() and source.resolve() == folder.config.resolve()
             if overwrite or not is_its_own:
                 outputs.refuse_unsafe(settings, source)
             if not overwrite:
