@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from lorawright import cli, eval_chats, evaluate, hub
-from lorawright.config.schema import OverlongPolicy
+from lorawright.config.schema import OverlongPolicy, StrictPolicy
 from lorawright.errors import DataError, LorawrightError, ModelError, RunFolderError
 from lorawright.evaluate import Options, harness, scores
 from lorawright.run_folder import RunFolder, read_config
@@ -149,6 +149,22 @@ def test_questions_respect_the_rows_own_flag(trained_run: RunFolder, tmp_path: P
 def test_calls_are_read(answer: str, expected: list[tuple[str, Any]] | None) -> None:
     calls = scores.read_calls(answer)
     assert (calls and [(call.name, call.arguments) for call in calls]) == expected
+
+
+def test_rows_of_one_line_are_told_apart(trained_run: RunFolder, tmp_path: Path) -> None:
+    """A json array without line ends; the second row has nothing to train and is left out."""
+    made = [
+        [{"role": "user", "content": said}, {"role": "assistant", "content": said.upper()}]
+        for said in ("one", "two", "three")
+    ]
+    made[1][1]["train"] = False  # type: ignore[assignment] # a flag among texts
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([{"messages": messages} for messages in made]))
+    config = read_config(trained_run)
+    policies = config.data.model_copy(update={"untrained": StrictPolicy.DROP})
+    chats = eval_chats.load(config.model_copy(update={"data": policies}), str(path))
+    assert [chat.encoded.line for chat in chats] == [1, 1]
+    assert [chat.conversation.messages[0].content for chat in chats] == ["one", "three"]
 
 
 def test_calls_are_compared_argument_by_argument() -> None:

@@ -87,23 +87,17 @@ def load(config: Config, source: str | None) -> list[EvalChat]:
 
 
 def _read(config: Config, settings: DataSettings, split: Split) -> Iterator[EvalChat]:
+    """Row by row: several may start on one line, so that an address does not tell them apart."""
     encoder = chat.Encoder(_tokenizer(config), settings)
-    waiting: dict[tuple[str, int], Conversation] = {}
-
-    def rows() -> Iterator[Conversation | Problem]:
-        for row in data.stream(settings):
-            if isinstance(row, Conversation) and row.split is split:
-                waiting[row.file, row.line] = row
-                yield row
-            elif isinstance(row, Problem):
-                yield row
-
-    for item in encoder.run(rows()):
-        if isinstance(item, Problem):
-            _raise(item)
-            continue
-        conversation = waiting.pop((item.file, item.line))
-        yield EvalChat(item, conversation, _turns(item, encoder.marks, conversation))
+    for row in data.stream(settings):
+        if isinstance(row, Problem):
+            _raise(row)
+        elif row.split is split:
+            for item in encoder.run([row]):
+                if isinstance(item, Problem):
+                    _raise(item)
+                else:
+                    yield EvalChat(item, row, _turns(item, encoder.marks, row))
 
 
 def _tokenizer(config: Config) -> chat.ChatTokenizer:
