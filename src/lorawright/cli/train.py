@@ -58,8 +58,7 @@ def train(
     overrides = with_processes(set_, num_processes, strategy)
     settings = load(config, overrides).config
     if not dry_run:
-        begins = not (resume or resume_anyway)
-        _refuse_early(settings, Path(config), begins=begins, overwrite=overwrite)
+        _refuse_early(settings, Path(config), resumes=resume or resume_anyway, anew=overwrite)
     quiet()
     from lorawright import train as stage
     from lorawright.cli.screen import TrainScreen
@@ -95,7 +94,7 @@ def _start(*, overwrite: bool, resume: bool, resume_anyway: bool) -> Start:
     return Start.RESUME if resume else Start.NEW
 
 
-def _refuse_early(settings: Config, source: Path, *, begins: bool, overwrite: bool) -> None:
+def _refuse_early(settings: Config, source: Path, *, resumes: bool, anew: bool) -> None:
     """What a look at the disk decides, before torch is imported: that takes seconds."""
     from lorawright import outputs
     from lorawright.data import find_sources
@@ -105,14 +104,14 @@ def _refuse_early(settings: Config, source: Path, *, begins: bool, overwrite: bo
 
     if settings.distributed.machine_rank == 0:
         folder = RunFolder(Path(settings.training.output))
-        if not begins:
+        if resumes:
             refuse_if_none(folder)
         else:
             # `train RUN/config.yaml`
             is_its_own = folder.holds_a_run() and source.resolve() == folder.config.resolve()
-            if overwrite or not is_its_own:
+            if anew or not is_its_own:
                 outputs.refuse_unsafe(settings, source)
-            if not overwrite:
+            if not anew:
                 folder.refuse_if_taken()
     for place, split in ((settings.data.train, Split.TRAIN), (settings.data.eval, Split.EVAL)):
         if isinstance(place, str):
