@@ -1,7 +1,7 @@
 """Throws made-up cases at the command line until the time is up; writes down whatever it should
 not have answered.
 
-    python tools/fuzz.py --seconds 600 --what data --keep /tmp/found
+    python tools/fuzz.py --seconds 600 --what data --keep found
     python tools/fuzz.py --replay data-0-17
 
 data       files of chats: odd rows, damaged bytes, no files at all
