@@ -23,7 +23,7 @@ from pathlib import Path
 
 import orjson
 
-from lorawright import chat
+from lorawright import chat, control
 from lorawright.config.schema import Config
 from lorawright.data import fingerprint
 from lorawright.errors import DataError
@@ -142,8 +142,8 @@ def _remove_abandoned(parent: Path) -> None:
 def _is_abandoned(folder: Path) -> bool:
     touched = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
     untouched_seconds = time.time() - touched
-    match = re.fullmatch(rf"{re.escape(BUILDING)}(.+)-(\d+)-[^-]+", folder.name)
-    if match and match[1] == _host() and _can_ask() and not _is_alive(int(match[2])):
+    match = re.fullmatch(rf"{re.escape(BUILDING)}(.+)-(\d{{1,9}})-[^-]+", folder.name)
+    if match and match[1] == _host() and _can_ask() and not control.is_alive(int(match[2])):
         return untouched_seconds > DEAD_SECONDS
     return untouched_seconds > ABANDONED_SECONDS
 
@@ -163,13 +163,3 @@ def _host() -> str:
 
 def _can_ask() -> bool:
     return sys.platform != "win32"  # there, signal 0 would end the process
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
