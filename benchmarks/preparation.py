@@ -108,8 +108,8 @@ def _measured(num_rows: int, seconds: float) -> dict[str, float]:
 
 
 def run_lorawright(arguments: argparse.Namespace) -> dict[str, float]:
-    from lorawright import prepare
     from lorawright.config import Config
+    from lorawright.dataset import prepare
 
     data = {"train": arguments.chats, "duplicates": "keep", "overlong": "drop"}
     config = Config.model_validate({"model": {"name": arguments.model}, "data": data})
@@ -190,8 +190,8 @@ def compare_startup(arguments: argparse.Namespace, rows: Path) -> None:
 
 def run_first_step(arguments: argparse.Namespace) -> dict[str, float]:
     """Starts a run and ends the process where its first step would begin."""
-    from lorawright import train
     from lorawright.config import load
+    from lorawright.training import train
 
     class FirstStep(train.Screen):
         def begin(self, *args: object, **kwargs: object) -> None:

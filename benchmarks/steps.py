@@ -137,7 +137,7 @@ def spread(values: list[float]) -> str:
 
 def run_lorawright(arguments: argparse.Namespace) -> dict[str, object]:
     """Two epochs over the chats: the second step is measured."""
-    from lorawright import train
+    from lorawright.training import train
 
     with tempfile.TemporaryDirectory() as folder:
         config = lorawright_config(arguments, Path(folder))
@@ -177,7 +177,8 @@ def run_products(arguments: argparse.Namespace) -> dict[str, object]:
 
     import torch
 
-    from lorawright import estimate, head
+    from lorawright.model import loss
+    from lorawright.plan import estimate
 
     passes = planned_passes(arguments)
     shape = estimate.read_shape(Path(arguments.model))
@@ -201,16 +202,17 @@ def run_products(arguments: argparse.Namespace) -> dict[str, object]:
     for num_tokens, num_trained in passes:
         for _ in range(shape.num_layers):
             seconds += sum(product(num_tokens, weight) for weight in weights)
-        for start in range(0, num_trained, head.CHUNK):
-            seconds += product(min(head.CHUNK, num_trained - start), vocabulary)
+        for start in range(0, num_trained, loss.CHUNK):
+            seconds += product(min(loss.CHUNK, num_trained - start), vocabulary)
     return {"step_seconds": seconds, "tokens": sum(tokens for tokens, _ in passes)}
 
 
 def planned_passes(arguments: argparse.Namespace) -> list[tuple[int, int]]:
     """(tokens, trained positions) of each pass of lorawright's step."""
-    from lorawright import attention, ready
-    from lorawright.passes import step_tensors
-    from lorawright.screen import Screen
+    from lorawright.model import attention
+    from lorawright.plan import ready
+    from lorawright.run.events import Screen
+    from lorawright.training.batches import step_tensors
 
     with tempfile.TemporaryDirectory() as folder:
         settled = ready.get_ready(lorawright_config(arguments, Path(folder)), Screen())

@@ -15,12 +15,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 os.environ["LORAWRIGHT_LANG"] = "en"  # whatever the developer's terminal speaks
 
-from lorawright import waiting
+from lorawright import hardware
 from lorawright.config import Config
-from lorawright.environment import installed_versions
-from lorawright.run_folder import RunFolder
+from lorawright.run.environment import installed_versions
+from lorawright.run.folder import RunFolder
 
-waiting.set_short_spin(os.environ)  # nothing has imported torch yet
+hardware.set_short_spin(os.environ)  # nothing has imported torch yet
 
 
 def pytest_report_header() -> str:
@@ -143,7 +143,7 @@ def tool_rows(num_rows: int) -> list[dict[str, Any]]:
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """One run of the tiny model on chats and tool calls, with an evaluation set; only read it."""
-    from lorawright import train
+    from lorawright.training import train
 
     folder = tmp_path_factory.mktemp("trained")
     os.environ["LORAWRIGHT_CACHE"] = str(folder / "cache")  # session: before the test's own
@@ -177,7 +177,7 @@ def trained_run(finished_run: RunFolder, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One small run of the tiny model with an evaluation set; copy it to change it."""
-    from lorawright import train
+    from lorawright.training import train
 
     folder = tmp_path_factory.mktemp("finished")
     write_jsonl(folder / "train.jsonl", rows(24))

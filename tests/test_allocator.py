@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lorawright import allocator
-from lorawright.allocator import Facts
+from lorawright.cli import allocator
+from lorawright.cli.allocator import Facts
 from lorawright.errors import ConfigError
 
 LINUX = Facts("linux", "glibc 2.36", None, has_gpu=False, environment={})

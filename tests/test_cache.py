@@ -18,10 +18,12 @@ import orjson
 import pytest
 from conftest import rows, write_jsonl
 
-from lorawright import cache, chat, hub, prepare, resume
-from lorawright.chat import tokenizer as tokenizer_module
+from lorawright import hub, masks
 from lorawright.config import Config
+from lorawright.dataset import cache, prepare
 from lorawright.errors import DataError
+from lorawright.masks import tokenizer as tokenizer_module
+from lorawright.run import resume
 from lorawright.types import Kind
 
 MakeConfig = Callable[..., Config]
@@ -56,7 +58,7 @@ def test_words_that_the_template_may_name_are_in_the_key(
     for word in ("AAA", "BBB"):
         edit(path, bos_token=word)
         prepared = prepare.run(config)
-        seen.append(chat.load(tmp_path / "model", "m").decode(next(iter(prepared.train)).ids)[:3])
+        seen.append(masks.load(tmp_path / "model", "m").decode(next(iter(prepared.train)).ids)[:3])
     assert seen == ["AAA", "BBB"]
 
 
@@ -67,7 +69,7 @@ def test_versions_and_stop_tokens_are_in_the_key(
     prepare.run(config)
     monkeypatch.setattr(cache, "version", lambda name: "0")
     prepare.run(config)
-    stops = chat.load(tmp_path / "model", "m").stop_ids
+    stops = masks.load(tmp_path / "model", "m").stop_ids
     edit(tmp_path / "model" / "generation_config.json", eos_token_id=[*stops, 5])
     prepare.run(config)
     assert len(list(root.iterdir())) == 3

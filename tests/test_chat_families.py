@@ -19,7 +19,7 @@ from tokenizers import (
     trainers,
 )
 
-from lorawright import chat, hub
+from lorawright import hub, masks
 from lorawright.config.schema import DataSettings
 from lorawright.errors import TemplateError
 from lorawright.types import (
@@ -50,7 +50,7 @@ TOOL = {
 }
 ODD = {"title": "A <b> & 'c' \"d\"\n\té \\ 每", "n": 3.5, "all": True, "deep": {"x": [1, None]}}
 
-Load = Callable[..., chat.ChatTokenizer]
+Load = Callable[..., masks.ChatTokenizer]
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def load(tmp_path: Path) -> Load:
         template: str | None = None,
         backend: Tokenizer | None = None,
         stops: list[str] | None = None,
-    ) -> chat.ChatTokenizer:
+    ) -> masks.ChatTokenizer:
         folder = tmp_path / "model"
         shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("*.safetensors"))
         if template is not None:
@@ -76,7 +76,7 @@ def load(tmp_path: Path) -> Load:
         named = orjson.loads((folder / "tokenizer_config.json").read_bytes())
         named["eos_token"] = (stops or ["<|im_end|>"])[0]
         (folder / "tokenizer_config.json").write_bytes(orjson.dumps(named))
-        return chat.load(folder, "odd")
+        return masks.load(folder, "odd")
 
     return make
 
@@ -93,11 +93,11 @@ def answer(content: str | None, *calls: ToolCall, **extra: Any) -> Message:
     return Message(Role.ASSISTANT, content, calls, extra=extra)
 
 
-def encode(tokenizer: chat.ChatTokenizer, chat_: Conversation, **settings: Any) -> list[Any]:
-    return list(chat.Encoder(tokenizer, DataSettings(**settings)).run([chat_]))
+def encode(tokenizer: masks.ChatTokenizer, chat_: Conversation, **settings: Any) -> list[Any]:
+    return list(masks.Encoder(tokenizer, DataSettings(**settings)).run([chat_]))
 
 
-def trained(tokenizer: chat.ChatTokenizer, found: list[Any]) -> list[str]:
+def trained(tokenizer: masks.ChatTokenizer, found: list[Any]) -> list[str]:
     encoded = next(item for item in found if isinstance(item, EncodedChat))
     return [tokenizer.decode(encoded.ids[start:end]) for start, end in encoded.spans]
 
@@ -182,7 +182,7 @@ def test_byte_level_vocabularies_are_cut_as_before(load: Load) -> None:
 def test_history_that_a_server_reads_otherwise_is_said(load: Load) -> None:
     tokenizer = load()
     chat_ = row(user("Hi"), answer("\nOne."), user("More"), answer("Two."))
-    encoder = chat.Encoder(tokenizer, DataSettings())
+    encoder = masks.Encoder(tokenizer, DataSettings())
     warning, encoded = encoder.run([chat_])
     assert isinstance(warning, Problem) and isinstance(encoded, EncodedChat)
     assert warning.severity is Severity.WARNING and warning.hint
@@ -207,21 +207,21 @@ def test_span_goes_through_the_token_at_which_the_model_stops(load: Load) -> Non
         "Hello!<|im_end|><|endoftext|>",
         "Yes.<|im_end|><|endoftext|>",
     ]
-    assert chat.learn(tokenizer).end_id == tokenizer.control_ids["<|endoftext|>"]
+    assert masks.learn(tokenizer).end_id == tokenizer.control_ids["<|endoftext|>"]
 
 
 def test_end_at_which_a_base_model_does_not_stop_is_trained(load: Load) -> None:
     tokenizer = load(PLAIN, stops=["<|endoftext|>"])
     found = encode(tokenizer, row(user("Hi"), answer("Hello!"), user("?"), answer("Yes.")))
     assert trained(tokenizer, found) == ["Hello!<|im_end|>", "Yes.<|im_end|>"]
-    assert chat.learn(tokenizer).is_new_stop
+    assert masks.learn(tokenizer).is_new_stop
 
 
 def test_control_token_behind_the_last_answer_alone_is_no_end(load: Load) -> None:
     only_last = "('<|im_end|>' if loop.last and m.role == 'assistant' else '\\n')"
     tokenizer = load(PLAIN.replace("'<|im_end|>\\n'", only_last), stops=["<|endoftext|>"])
     with pytest.raises(TemplateError, match=r"only the last answer with `<\|im_end\|>`") as e:
-        chat.learn(tokenizer)
+        masks.learn(tokenizer)
     assert "`<|endoftext|>`" in e.value.what and e.value.hint
 
 
@@ -238,10 +238,10 @@ def test_header_of_an_added_token_that_is_not_special_says_the_way_on(
     )
     tokenizer = load(template, backend)
     if hint is None:
-        assert chat.learn(tokenizer).header == "<|Assistant|>"
+        assert masks.learn(tokenizer).header == "<|Assistant|>"
         return
     with pytest.raises(TemplateError, match="does not start with a control token") as e:
-        chat.learn(tokenizer)
+        masks.learn(tokenizer)
     assert hint in str(e.value.hint)
 
 
@@ -321,7 +321,7 @@ def test_reasoning_of_an_untrained_answer_may_be_dropped_as_inference_drops_it(l
     chat_ = row(
         user("Hi"), answer("<think>Hm.</think>One."), user("More"), answer("Two.", name="Bob")
     )
-    encoder = chat.Encoder(load(template), DataSettings(train_on="last_assistant"))
+    encoder = masks.Encoder(load(template), DataSettings(train_on="last_assistant"))
     (encoded,) = encoder.run([chat_])
     assert isinstance(encoded, EncodedChat), encoded
     assert dict(encoder.tally.idle_keys) == {"name": 1}

@@ -18,10 +18,10 @@ import pytest
 from huggingface_hub.utils import filter_repo_objects
 from transformers import AutoTokenizer
 
-from lorawright import chat, hub
-from lorawright.chat import limit
+from lorawright import hub, masks
 from lorawright.config.schema import DataSettings
 from lorawright.errors import TemplateError
+from lorawright.masks import time_limit
 from lorawright.types import Conversation, Message, Role
 
 TINY = hub.tokenizer_folder("tiny")
@@ -55,24 +55,24 @@ def folder(tmp_path: Path) -> Folder:
 def test_template_for_tools_in_a_folder_of_its_own(folder: Folder) -> None:
     """As Transformers 5 saves named templates: both render alike, and the hash holds both."""
     made = folder({"additional_chat_templates/tool_use.jinja": TOOLBOX})
-    tokenizer, reference = chat.load(made, "odd"), AutoTokenizer.from_pretrained(made)
+    tokenizer, reference = masks.load(made, "odd"), AutoTokenizer.from_pretrained(made)
     tools = [{"name": "find"}]
     text = tokenizer.render(HELLO, tools)
     assert text.startswith("<|im_start|>toolbox\nfind")
     dicts = [message.for_template() for message in HELLO]
     assert text == reference.apply_chat_template(dicts, tools=tools, tokenize=False)
     assert "toolbox" not in tokenizer.render(HELLO, None)
-    chat.refuse_other_text(reference, tokenizer)
+    masks.refuse_other_text(reference, tokenizer)
     before = tokenizer.template_sha256
     folder({"additional_chat_templates/tool_use.jinja": TOOLBOX + " "})
-    assert chat.load(made, "odd").template_sha256 != before
+    assert masks.load(made, "odd").template_sha256 != before
 
 
 def test_named_templates_without_a_default_are_none(folder: Folder) -> None:
     made = folder({"additional_chat_templates/tool_use.jinja": TOOLBOX})
     (made / "chat_template.jinja").unlink()
     with pytest.raises(TemplateError, match="has no chat template"):
-        chat.load(made, "odd")
+        masks.load(made, "odd")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
@@ -80,7 +80,7 @@ def test_a_template_that_is_a_pipe_is_not_waited_for(folder: Folder) -> None:
     made = folder({})
     (made / "additional_chat_templates").mkdir()
     os.mkfifo(made / "additional_chat_templates" / "tool_use.jinja")
-    assert chat.load(made, "odd").render(HELLO, [{"name": "find"}])
+    assert masks.load(made, "odd").render(HELLO, [{"name": "find"}])
 
 
 def test_named_templates_are_fetched() -> None:
@@ -96,7 +96,7 @@ def test_other_text_than_transformers_renders_is_refused(folder: Folder, has_too
     changed = "tool_use" if has_tools else "default"
     reference.chat_template[changed] = reference.chat_template[changed] + "{{ '!' }}"
     with pytest.raises(TemplateError, match="Transformers renders a chat") as caught:
-        chat.refuse_other_text(reference, chat.load(made, "odd"))
+        masks.refuse_other_text(reference, masks.load(made, "odd"))
     assert ("tools" in caught.value.what) is has_tools and caught.value.hint
 
 
@@ -105,8 +105,8 @@ def test_stop_tokens_are_those_of_all_configs(folder: Folder) -> None:
     config = orjson.loads((made / "config.json").read_bytes())
     text = orjson.dumps({**config, "eos_token_id": None, "text_config": {"eos_token_id": 9}})
     folder({"config.json": text.decode()})
-    eos = chat.load(TINY, "tiny").control_ids["<|im_end|>"]
-    assert chat.load(made, "odd").stop_ids == {5, 7, 9, eos}
+    eos = masks.load(TINY, "tiny").control_ids["<|im_end|>"]
+    assert masks.load(made, "odd").stop_ids == {5, 7, 9, eos}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such timer there")
@@ -115,9 +115,9 @@ def test_template_without_an_end_is_ended(
     folder: Folder, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """For every chat, or only for one; the signal's handler is as it was."""
-    monkeypatch.setattr(limit, "SECONDS", 0.2)
+    monkeypatch.setattr(time_limit, "SECONDS", 0.2)
     before = signal.getsignal(signal.SIGVTALRM)
-    plain = chat.load(TINY, "tiny").template
+    plain = masks.load(TINY, "tiny").template
     loops = (
         ENDLESS
         if where == "template"
@@ -126,7 +126,7 @@ def test_template_without_an_end_is_ended(
     made = folder({"chat_template.jinja": loops + plain})
     row = Conversation((Message(Role.USER, "xxx"), HELLO[1]), None, "rows.jsonl", 8)
     with pytest.raises(TemplateError, match=r"took over 0\.2 s for one chat") as caught:
-        list(chat.Encoder(chat.load(made, "odd"), DataSettings()).run([row]))
+        list(masks.Encoder(masks.load(made, "odd"), DataSettings()).run([row]))
     assert caught.value.where == ("odd" if where == "template" else "rows.jsonl:8")
     assert caught.value.hint and signal.getsignal(signal.SIGVTALRM) is before
 
@@ -152,7 +152,7 @@ def test_endless_template_ends_check_in_one_line(folder: Folder, tmp_path: Path)
 def test_template_that_wants_all_memory_is_refused(greedy: str, folder: Folder) -> None:
     made = folder({"chat_template.jinja": greedy})
     with pytest.raises(TemplateError, match="MemoryError"):
-        chat.Encoder(chat.load(made, "m"), DataSettings())
+        masks.Encoder(masks.load(made, "m"), DataSettings())
 
 
 def test_without_a_timer_chats_are_rendered_all_the_same() -> None:
@@ -161,7 +161,7 @@ def test_without_a_timer_chats_are_rendered_all_the_same() -> None:
     row = Conversation(tuple(HELLO), None, "rows.jsonl", 1)
 
     def encode() -> None:
-        found.extend(chat.Encoder(chat.load(TINY, "tiny"), DataSettings()).run([row]))
+        found.extend(masks.Encoder(masks.load(TINY, "tiny"), DataSettings()).run([row]))
 
     thread = threading.Thread(target=encode)
     thread.start()
@@ -172,7 +172,7 @@ def test_without_a_timer_chats_are_rendered_all_the_same() -> None:
 def test_damaged_tokenizer_config(folder: Folder) -> None:
     for text in ("[1]", "{"):
         with pytest.raises(TemplateError, match="tokenizer_config"):
-            chat.load(folder({"tokenizer_config.json": text}), "odd")
+            masks.load(folder({"tokenizer_config.json": text}), "odd")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "[" * 100_000])
@@ -180,10 +180,10 @@ def test_damaged_tokenizer_config(folder: Folder) -> None:
 def test_a_damaged_file_of_the_model_is_one_line(folder: Folder, name: str, text: str) -> None:
     made = folder({name: text})
     if text == "{}" and name != "tokenizer.json":
-        chat.load(made, "odd")
+        masks.load(made, "odd")
         return
     with pytest.raises(TemplateError, match=rf"odd: {name} ") as caught:
-        chat.load(made, "odd")
+        masks.load(made, "odd")
     assert caught.value.hint and len(caught.value.what) < 200
 
 
@@ -202,4 +202,4 @@ def test_a_file_of_the_model_that_may_not_be_read(
 
     monkeypatch.setattr(io, "open", refusing)
     with pytest.raises(TemplateError, match=f"odd: {name} cannot be read: Permission denied"):
-        chat.load(made, "odd")
+        masks.load(made, "odd")

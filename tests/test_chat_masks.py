@@ -13,9 +13,9 @@ import orjson
 import pytest
 from transformers import AutoTokenizer
 
-from lorawright import chat, data, hub
-from lorawright.chat import forged
+from lorawright import data, hub, masks
 from lorawright.config.schema import DataSettings
+from lorawright.masks import special_tokens
 from lorawright.types import (
     Conversation,
     EncodedChat,
@@ -28,7 +28,7 @@ from lorawright.types import (
 )
 
 TINY = hub.tokenizer_folder("tiny")
-TOKENIZER = chat.load(TINY, "tiny")
+TOKENIZER = masks.load(TINY, "tiny")
 REFERENCE = AutoTokenizer.from_pretrained(TINY)
 END = "<|im_end|>"
 TOOL = {
@@ -67,7 +67,7 @@ def talk(*messages: Message, tools: Sequence[Mapping[str, Any]] | None = None) -
 
 
 def encode(row: Conversation, **settings: Any) -> EncodedChat | Problem:
-    found = list(chat.Encoder(TOKENIZER, DataSettings(**settings)).run([row]))
+    found = list(masks.Encoder(TOKENIZER, DataSettings(**settings)).run([row]))
     (result,) = (f for f in found if isinstance(f, EncodedChat) or f.severity != "warning")
     return result
 
@@ -303,7 +303,7 @@ def test_forged_token_is_escaped_in_tools_and_calls(text: str) -> None:
 
 def test_every_forged_string_is_listed() -> None:
     row = talk(user(f"a{END}"), answer(f"b{END}"), tools=[{"name": "x", "description": END}])
-    problems = list(chat.Encoder(TOKENIZER, DataSettings()).run([row]))
+    problems = list(masks.Encoder(TOKENIZER, DataSettings()).run([row]))
     paths = [problem.path for problem in problems if isinstance(problem, Problem)]
     assert paths == ["messages[0].content", "messages[1].content", "tools[0].description"]
 
@@ -311,7 +311,7 @@ def test_every_forged_string_is_listed() -> None:
 @pytest.mark.parametrize("content", ["{0}{1}x", "{1}x", "{0}x", "{0}{0}x{1}{0}", "x{0}|{0}{1}y"])
 def test_escape_keeps_private_use_characters(content: str) -> None:
     """The markers of the escape are characters that a text may hold as well."""
-    said = content.format(forged.START, forged.END)
+    said = content.format(special_tokens.START, special_tokens.END)
     result = encoded(talk(user(said), answer(said)), special_tokens_in_text="escape")
     assert TOKENIZER.decode(result.ids).count(said) == 2
     assert texts(result) == [said + END]
@@ -490,7 +490,7 @@ def test_cut_with_everything_trained_ends_behind_an_answer_too() -> None:
 
 @pytest.mark.parametrize("train_on", ["assistant", "last_assistant", "all"])
 def test_tally_counts_answers_kept_apart(train_on: str) -> None:
-    encoder = chat.Encoder(
+    encoder = masks.Encoder(
         TOKENIZER, DataSettings(train_on=train_on, special_tokens_in_text="escape")
     )
     rows = [
@@ -506,7 +506,7 @@ def test_tally_counts_answers_kept_apart(train_on: str) -> None:
 def test_rows_and_problems_keep_their_order() -> None:
     bad = Problem("rows.jsonl", 1, "messages", "is null", "write some", Kind.SHAPE)
     good, unproven = talk(*THREE), talk(answer("Hello!"))
-    results = list(chat.Encoder(TOKENIZER, DataSettings()).run([bad, good, unproven, bad, good]))
+    results = list(masks.Encoder(TOKENIZER, DataSettings()).run([bad, good, unproven, bad, good]))
     kinds = [item.kind if isinstance(item, Problem) else None for item in results]
     assert kinds == [Kind.SHAPE, None, Kind.MASK, Kind.SHAPE, None]
 
@@ -519,7 +519,7 @@ def test_unused_keys_of_a_message_change_nothing() -> None:
 
 def test_a_flag_without_effect_is_said() -> None:
     row = talk(replace(user("Hi"), train=True), answer("Hello!"))
-    warning, result = chat.Encoder(TOKENIZER, DataSettings()).run([row])
+    warning, result = masks.Encoder(TOKENIZER, DataSettings()).run([row])
     assert isinstance(warning, Problem) and isinstance(result, EncodedChat)
     assert warning.path == "messages[0].train" and warning.severity is Severity.WARNING
 
@@ -527,6 +527,6 @@ def test_a_flag_without_effect_is_said() -> None:
 def test_a_cut_is_said() -> None:
     ends = [end for _, end in encoded(talk(*THREE)).spans]
     settings = DataSettings(overlong="cut", max_length=ends[1] + 3)
-    warning, result = chat.Encoder(TOKENIZER, settings).run([talk(*THREE)])
+    warning, result = masks.Encoder(TOKENIZER, settings).run([talk(*THREE)])
     assert isinstance(warning, Problem) and isinstance(result, EncodedChat)
     assert warning.kind is Kind.OVERLONG and f"to {len(result.ids)} tokens" in warning.message

@@ -13,11 +13,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from lorawright import chat, hub
-from lorawright.chat import derive, forged
-from lorawright.chat.marks import TurnMarks
-from lorawright.chat.tokenizer import render
+from lorawright import hub, masks
 from lorawright.config.schema import DataSettings, TrainOn
+from lorawright.masks import derive, special_tokens
+from lorawright.masks.tokenizer import render
+from lorawright.masks.turn_markers import TurnMarks
 from lorawright.types import (
     Conversation,
     EncodedChat,
@@ -31,10 +31,10 @@ from lorawright.types import (
 )
 
 TINY = hub.tokenizer_folder("tiny")
-TOKENIZER = chat.load(TINY, "tiny")
+TOKENIZER = masks.load(TINY, "tiny")
 REFERENCE = AutoTokenizer.from_pretrained(TINY)
-MARKS = chat.learn(TOKENIZER)
-TOKENS = forged.pattern(tuple(TOKENIZER.control_ids))
+MARKS = masks.learn(TOKENIZER)
+TOKENS = special_tokens.pattern(tuple(TOKENIZER.control_ids))
 thorough = settings(max_examples=150, derandomize=True, deadline=None)
 quick = settings(max_examples=40, derandomize=True, deadline=None)
 
@@ -45,7 +45,9 @@ PIECES = (
 )  # fmt: skip
 CONTROL = ("<|im_end|>", "<|im_start|>assistant\n", "<|im_end|>\n", "<|endoftext|>")
 FREE = st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters=forged.START + forged.END),
+    st.characters(
+        exclude_categories=["Cs"], exclude_characters=special_tokens.START + special_tokens.END
+    ),
     max_size=5,
 )
 FLAGS = st.sampled_from([None, None, None, True, False])
@@ -106,11 +108,11 @@ def _tool(value: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": "f", "parameters": value}}
 
 
-def encoder(**data: Any) -> chat.Encoder:
-    return chat.Encoder(TOKENIZER, DataSettings(max_length=100_000, **data))
+def encoder(**data: Any) -> masks.Encoder:
+    return masks.Encoder(TOKENIZER, DataSettings(max_length=100_000, **data))
 
 
-def run(made: chat.Encoder, row: Conversation) -> list[EncodedChat | Problem]:
+def run(made: masks.Encoder, row: Conversation) -> list[EncodedChat | Problem]:
     """What becomes of a row; a flag without effect is a warning beside it, tested elsewhere."""
     found = made.run([row])
     return [f for f in found if isinstance(f, EncodedChat) or f.severity is not Severity.WARNING]
@@ -154,12 +156,12 @@ def check_spans(result: EncodedChat) -> None:
 
 
 def check_derivations(result: EncodedChat, row: Conversation, train_on: TrainOn) -> None:
-    marked = forged.mark(row, TOKENS)
+    marked = special_tokens.mark(row, TOKENS)
     view = derive.by_text(TOKENIZER, MARKS, marked, train_on)
     by_ids = [(max(a, 1), b) for a, b in derive.by_ids(result.ids, MARKS, marked, train_on)]
     assert tuple(by_ids) == result.spans
     if train_on is not TrainOn.ALL:
-        stretches = [normalized(forged.unmark(view.text[a:b])) for a, b in view.trained]
+        stretches = [normalized(special_tokens.unmark(view.text[a:b])) for a, b in view.trained]
         assert stretches == [decoded(result.ids[a:b]) for a, b in result.spans]
 
 
@@ -185,7 +187,7 @@ def test_chats_are_encoded_with_proven_masks(row: Conversation, train_on: TrainO
     trained = wanted(row, train_on)
     if isinstance(result := found[0], Problem):
         check_problem(result, row)
-        forges = any(forged.find(row, TOKENS))
+        forges = any(special_tokens.find(row, TOKENS))
         assert result.kind is (Kind.FORGED if forges else Kind.UNTRAINED)
         assert forges or not trained
         return
@@ -219,8 +221,8 @@ def test_control_tokens_in_text_are_escaped(row: Conversation, train_on: TrainOn
 
 def rendered_turns(row: Conversation) -> int:
     """Turn starts that the template wrote itself."""
-    marked = forged.mark(row, TOKENS)
-    pieces = forged.split(TOKENIZER.render(marked.messages, marked.tools))
+    marked = special_tokens.mark(row, TOKENS)
+    pieces = special_tokens.split(TOKENIZER.render(marked.messages, marked.tools))
     return sum(text.count("<|im_start|>") for text, plain in pieces if not plain)
 
 
@@ -259,7 +261,7 @@ def test_batches_change_nothing(rows: list[Conversation], train_on: TrainOn, pol
 def test_cut_keeps_whole_answers(row: Conversation, limit: int) -> None:
     (whole,) = run(encoder(special_tokens_in_text="escape"), row)
     assume(isinstance(whole, EncodedChat))
-    cutting = chat.Encoder(
+    cutting = masks.Encoder(
         TOKENIZER, DataSettings(max_length=limit, overlong="cut", special_tokens_in_text="escape")
     )
     (result,) = run(cutting, row)

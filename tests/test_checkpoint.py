@@ -10,9 +10,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from lorawright import checkpoint, durable
-from lorawright.checkpoint import MARKER
 from lorawright.errors import RunFolderError, TrainError
+from lorawright.run import checkpoint, files
+from lorawright.run.checkpoint import MARKER
 
 FACTS = {"step": 5, "config": "abc"}
 
@@ -272,8 +272,8 @@ def test_windows_opens_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return own(path, *arguments)
 
     folder = written(tmp_path, 5)
-    monkeypatch.setattr(durable.sys, "platform", "win32")
-    monkeypatch.setattr(durable.os, "open", refuse_folders)
+    monkeypatch.setattr(files.sys, "platform", "win32")
+    monkeypatch.setattr(files.os, "open", refuse_folders)
     checkpoint.seal(folder, FACTS)
     assert checkpoint.read(folder) is not None
     assert folder / "optimizer.pt" in opened and folder not in opened
@@ -298,7 +298,7 @@ def test_a_failed_write_leaves_the_old_content(
 
     path = tmp_path / "a.json"
     checkpoint.write_atomically(path, b"old")
-    monkeypatch.setattr(durable.os, "fsync", refuse)
+    monkeypatch.setattr(files.os, "fsync", refuse)
     with pytest.raises(OSError, match="full"):
         checkpoint.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"

@@ -15,13 +15,18 @@ from typing import Any
 import pytest
 import torch
 
-from lorawright import attention, doctor, hardware, hub, machine, ready, resolve, talk, varlen
-from lorawright.attention import OWN, SEGMENTS, VARLEN, PassShape
+from lorawright import hardware, hub
+from lorawright import hardware as machine
+from lorawright.cli import doctor_facts
 from lorawright.config import Config
 from lorawright.config.schema import Dtype, ModelSettings
 from lorawright.errors import ConfigError, ModelError
 from lorawright.hardware import Device, Hardware
-from lorawright.screen import Screen
+from lorawright.inference import generate
+from lorawright.model import attention, varlen
+from lorawright.model.attention import OWN, SEGMENTS, VARLEN, PassShape
+from lorawright.plan import ready, settings
+from lorawright.run.events import Screen
 
 GB = 10**9
 LONG_ROPE = {
@@ -134,10 +139,10 @@ def test_choices(
     alone: bool,
 ) -> None:
     flash("missing")
-    monkeypatch.setattr(resolve, "find_spec", lambda package: package)  # bitsandbytes is there
-    made = resolve.resolve(config(dtype=dtype), MACHINES[name], folder(model), 100)
+    monkeypatch.setattr(settings, "find_spec", lambda package: package)  # bitsandbytes is there
+    made = settings.resolve(config(dtype=dtype), MACHINES[name], folder(model), 100)
     assert made.config.model.dtype == numbers
-    assert resolve.attention_of(made.config, MACHINES[name], folder(model)) == attends
+    assert settings.attention_of(made.config, MACHINES[name], folder(model)) == attends
     assert made.config.training.optimizer == optimizer
     assert made.config.training.share_prefixes is shares
     assert (made.config.training.tokens_per_pass == 1) is alone
@@ -164,7 +169,7 @@ def test_a_flash_attn_that_does_not_work_is_not_used(
     monkeypatch.setattr(hardware, "detect", lambda: MACHINES["A100"])
     there = {"torch.nn.attention.varlen"} | ({"flash_attn"} if how != "missing" else set())
     monkeypatch.setattr(varlen, "find_spec", lambda name: name if name in there else None)
-    found = doctor.examine()
+    found = doctor_facts.examine()
     assert found["auto"]["attention"] == kernel
     broken = any("cannot be imported" in note for note in found["notes"])
     assert broken is (how in ("broken", "empty"))
@@ -176,7 +181,7 @@ def test_float16_is_not_trained_with_divided_weights(folder: Callable[[str], Pat
         update={"distributed": config().distributed.model_copy(update={"strategy": "fsdp2"})}
     )
     with pytest.raises(ConfigError, match="float16"):
-        resolve.resolve(divided, machines, folder("plain"), 100)
+        settings.resolve(divided, machines, folder("plain"), 100)
 
 
 @pytest.mark.parametrize("longest", [40, 64])
@@ -186,7 +191,7 @@ def test_rotations_by_the_longest_chat(tmp_path: Path, longest: int) -> None:
     values = {**QWEN2, "model_type": "phi3", "rope_parameters": rope, "pad_token_id": 0}
     values |= {"original_max_position_embeddings": 48}
     (tmp_path / "config.json").write_text(json.dumps(values))
-    made = resolve.resolve(config(dtype="float32"), MACHINES["CPU"], tmp_path, longest)
+    made = settings.resolve(config(dtype="float32"), MACHINES["CPU"], tmp_path, longest)
     assert (made.config.training.tokens_per_pass == 1) is (longest > 48)
 
 
@@ -196,10 +201,10 @@ def test_rotations_by_all_chats_so_far_are_refused(tmp_path: Path) -> None:
     values = {**QWEN2, "model_type": "llama", "rope_parameters": rope}
     values |= {"max_position_embeddings": 64}
     (tmp_path / "config.json").write_text(json.dumps(values))
-    made = resolve.resolve(config(dtype="float32"), MACHINES["CPU"], tmp_path, 64)
+    made = settings.resolve(config(dtype="float32"), MACHINES["CPU"], tmp_path, 64)
     assert made.config.training.tokens_per_pass != 1
     with pytest.raises(ModelError, match="llama") as error:
-        resolve.resolve(config(dtype="float32"), MACHINES["CPU"], tmp_path, 65)
+        settings.resolve(config(dtype="float32"), MACHINES["CPU"], tmp_path, 65)
     assert "`data.max_length: 64`" in str(error.value.hint)
 
 
@@ -290,7 +295,7 @@ def test_launcher_makes_no_context_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("name", ["T4", "A100", "old CPU"])
 def test_chat_and_evaluate_choose_the_same_numbers(name: str) -> None:
-    found = talk.with_dtype(ModelSettings(name="tiny"), MACHINES[name]).dtype
+    found = generate.with_dtype(ModelSettings(name="tiny"), MACHINES[name]).dtype
     numbers = {"T4": Dtype.FLOAT16, "A100": Dtype.BFLOAT16, "old CPU": Dtype.FLOAT32}
     assert found is numbers[name]
 
@@ -342,4 +347,4 @@ def test_a_run_that_does_not_fit_is_warned_of(
 
 
 def test_bundled_model_is_a_plain_one() -> None:
-    assert resolve.attention_of(config(), MACHINES["CPU"], hub.model_folder("tiny")) == SEGMENTS
+    assert settings.attention_of(config(), MACHINES["CPU"], hub.model_folder("tiny")) == SEGMENTS

@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lorawright import compiled, hub
+from lorawright import hub
 from lorawright.hardware import Device
+from lorawright.model import compiled
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lorawright.cli.starter import list_recipes
 from lorawright.config import Config, ConfigProblems, load, load_leniently
-from lorawright.config.foreign import EXPLAINED, RENAMED
+from lorawright.config.other_tools import EXPLAINED, RENAMED
 from lorawright.errors import ConfigError
-from lorawright.run_folder import dump_config
-from lorawright.starter import list_recipes
+from lorawright.run.folder import dump_config
 
 
 def write(folder: Path, text: str) -> Path:

@@ -11,11 +11,11 @@ import yaml
 from conftest import rows, write_jsonl
 
 from lorawright import hub
-from lorawright.adapter import base_name
 from lorawright.cli import run
 from lorawright.config import Config, load, load_leniently, paths
 from lorawright.errors import DataError
-from lorawright.run_folder import RunFolder, read_config
+from lorawright.run.folder import RunFolder, read_config
+from lorawright.training.adapter import base_name
 
 Capture = pytest.CaptureFixture[str]
 HERE = "model: {name: tiny}\n"
@@ -220,11 +220,11 @@ def test_an_older_run_still_opens(own_run: Path) -> None:
 
 
 def test_moved_data_is_named(own_run: Path, tmp_path: Path) -> None:
-    from lorawright import eval_chats
+    from lorawright.evaluate import chats
 
     config = read_config(RunFolder(own_run))
     gone = config.model_copy(
         update={"data": config.data.model_copy(update={"eval": str(tmp_path / "gone.jsonl")})}
     )
     with pytest.raises(DataError, match="not there any more"):
-        eval_chats.load(gone, None)
+        chats.load(gone, None)

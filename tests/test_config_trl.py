@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from lorawright import train
 from lorawright.config import Config, load_leniently, schedules, trl_fields
 from lorawright.errors import ConfigError
 from lorawright.hardware import Device
-from lorawright.run_folder import RunFolder
-from lorawright.train import Start
-from lorawright.trainer import _sft_fields, sft_config
+from lorawright.run.folder import RunFolder
+from lorawright.training import train
+from lorawright.training.train import Start
+from lorawright.training.trainer import _sft_fields, sft_config
 
 TABLES = (trl_fields.ALLOWED, trl_fields.OURS, trl_fields.REFUSED)
 

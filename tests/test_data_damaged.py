@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lorawright import prepare
 from lorawright.config.schema import DataSettings
 from lorawright.data import Reader
 from lorawright.data.fingerprint import contents
-from lorawright.data.read import read_rows
+from lorawright.data.rows import read_rows
 from lorawright.data.sources import DataFile
+from lorawright.dataset import prepare
 from lorawright.errors import DataError
 from lorawright.types import Conversation, Kind, Problem
 
@@ -269,7 +269,7 @@ def test_packed_files_and_addresses_say_what_to_do(
 def short_rows(monkeypatch: pytest.MonkeyPatch) -> int:
     """Rows may have 20,000 bytes, so that files stay small."""
     most = 20_000
-    for module in ("parse_json", "lines", "read", "csv_rows"):
+    for module in ("json_rows", "lines", "rows", "csv_rows"):
         monkeypatch.setattr(f"lorawright.data.{module}.MOST_ROW_BYTES", most)
     return most
 

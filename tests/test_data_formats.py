@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorawright.config.schema import Format
-from lorawright.data.findings import Finding, clip, got, nearest
 from lorawright.data.formats import Chat, detect, parse_row, unknown_format
+from lorawright.data.problems import Finding, clip, got, nearest
 from lorawright.types import Message, Role, ToolCall
 
 U, A, S, T = Role.USER, Role.ASSISTANT, Role.SYSTEM, Role.TOOL

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorawright.data.parse_json import RawRow, parse_array, parse_value
-from lorawright.data.read import read_rows
+from lorawright.data.json_rows import RawRow, parse_array, parse_value
+from lorawright.data.rows import read_rows
 from lorawright.data.sources import DataFile
 from lorawright.types import Kind, Problem
 

@@ -18,13 +18,16 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from lorawright import checkpoint, control, hub, supervise, train
+from lorawright import hub
 from lorawright.config import Config
+from lorawright.distributed import control, supervise
 from lorawright.errors import TrainError
-from lorawright.job import Job
-from lorawright.run_folder import RunFolder
-from lorawright.screen import Screen
-from lorawright.train import Start
+from lorawright.plan.job import Job
+from lorawright.run import checkpoint
+from lorawright.run.events import Screen
+from lorawright.run.folder import RunFolder
+from lorawright.training import train
+from lorawright.training.train import Start
 
 SERVER = Path(__file__).parents[1] / "tools" / "rank_server.py"
 STRATEGIES = ["ddp", "zero1", "zero2", "zero3", "fsdp2"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lorawright.cli import app
+from lorawright.cli.app import app
 from lorawright.config.schema import Config
 
 ROOT = Path(__file__).parents[1]

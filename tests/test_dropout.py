@@ -10,9 +10,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from lorawright import dropout, hub, model
+from lorawright import hub
 from lorawright.config.schema import LoraSettings
-from lorawright.dropout import Draws, PlannedDropout
+from lorawright.model import dropout, load
+from lorawright.model.dropout import Draws, PlannedDropout
 
 CPU = torch.device("cpu")
 
@@ -77,7 +78,7 @@ def test_siblings_share_and_the_adapter_stays_pefts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four draws a layer, not seven; saved and loaded by plain PEFT."""
-    tuned = model.add_adapter(_base(), LoraSettings(dropout=0.3), seed=0)
+    tuned = load.add_adapter(_base(), LoraSettings(dropout=0.3), seed=0)
     keys: list[tuple[int, ...]] = []
     real = dropout._bits
     monkeypatch.setattr(dropout, "_bits", lambda k, *rest: keys.append(k) or real(k, *rest))

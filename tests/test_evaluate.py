@@ -14,11 +14,15 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from lorawright import cli, eval_chats, evaluate, hub
+from lorawright import hub
+from lorawright.cli import app
 from lorawright.config.schema import OverlongPolicy, StrictPolicy
 from lorawright.errors import DataError, LorawrightError, ModelError, RunFolderError
-from lorawright.evaluate import Options, harness, scores
-from lorawright.run_folder import RunFolder, read_config
+from lorawright.evaluate import chats as eval_chats
+from lorawright.evaluate import harness, scores
+from lorawright.evaluate import run as evaluate
+from lorawright.evaluate.run import Options
+from lorawright.run.folder import RunFolder, read_config
 from lorawright.types import Role
 
 
@@ -76,7 +80,7 @@ def test_answers_are_those_of_one_question_alone(
     trained_run: RunFolder, found: dict[str, Any]
 ) -> None:
     """Left padding and batches change no answer: each prompt alone, through the template."""
-    from lorawright.talk import Sampling, Talker
+    from lorawright.inference.generate import Sampling, Talker
 
     talker = Talker.load(trained_run, read_config(trained_run).model)
     for sample in found["samples"][::5]:
@@ -191,7 +195,7 @@ def test_chinese_counts_character_by_character() -> None:
 
 
 def run_cli(*arguments: str) -> int:
-    return cli.run(["evaluate", *arguments])
+    return app.run(["evaluate", *arguments])
 
 
 def test_command_prints_json_and_writes_the_file(

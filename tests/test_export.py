@@ -24,18 +24,21 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from lorawright import chat, cli, hub, merge, owned, train
-from lorawright.chat import ChatTokenizer
+from lorawright import hub, masks
+from lorawright.cli import app
 from lorawright.cli.export import PRINTERS, Target
 from lorawright.config import Config
 from lorawright.errors import ModelError, RunFolderError
-from lorawright.export import gguf, gguf_file, go_template, ollama, ollama_template, vllm
+from lorawright.export import gguf, gguf_file, go_template, merge, ollama, ollama_template, vllm
 from lorawright.export.ollama_template import Match
-from lorawright.run_folder import RunFolder, read_config
+from lorawright.masks import ChatTokenizer
+from lorawright.run import owned
+from lorawright.run.folder import RunFolder, read_config
+from lorawright.training import train
 from lorawright.types import Conversation, GgufType, Message, Role, ToolCall
 
 TINY = hub.model_folder("tiny")
-TOKENIZER = chat.load(TINY, "tiny")
+TOKENIZER = masks.load(TINY, "tiny")
 MakeConfig = Callable[..., Config]
 SILENT: gguf.Progress = lambda what, num_done, num_all: None  # noqa: E731
 
@@ -396,7 +399,7 @@ def test_go_templates_that_are_wrong(source: str) -> None:
 
 
 def test_ollama_folder(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["export", str(run.path), "--to", "ollama", "--json"]) == 0
+    assert app.run(["export", str(run.path), "--to", "ollama", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found == json.loads((run.path / ollama.RESULT).read_text())
     assert found["num_renders"] == found["num_renders_equal"] + found["num_renders_equal_json"]
@@ -408,7 +411,7 @@ def test_ollama_folder(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> No
     template = text.partition('TEMPLATE """')[2].partition('"""')[0]
     assert template == ollama_template.make(TOKENIZER)
     assert (Path(found["path"]) / "run-q8_0.gguf").is_file()
-    assert cli.run(["export", str(run.path), "--to", "ollama"]) == 1
+    assert app.run(["export", str(run.path), "--to", "ollama"]) == 1
     assert "Modelfile: is there already" in capsys.readouterr().err
     PRINTERS[Target.OLLAMA](found)
     assert "rendered alike" in capsys.readouterr().out
@@ -428,13 +431,13 @@ def test_shared_system_prompt_goes_into_the_modelfile() -> None:
 
 
 def test_vllm_takes_the_adapter(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["export", str(run.path), "--to", "vllm", "--json"]) == 0
+    assert app.run(["export", str(run.path), "--to", "vllm", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["ok"] and all(one["ok"] for one in found["checks"])
     assert "--enable-lora --max-lora-rank 8 --lora-modules" in found["commands"]["adapter"]
     assert found["commands"]["merged"] is None and found["mean_kl"] is None
     merge.run(run, read_config(run))
-    assert cli.run(["export", str(run.path), "--to", "vllm"]) == 0
+    assert app.run(["export", str(run.path), "--to", "vllm"]) == 0
     out = capsys.readouterr().out
     assert f"vllm serve {run.path / 'merged'}" in out and "ok  no DoRA" in out
 
@@ -460,7 +463,7 @@ def test_vllm_refusals(
     file = path / "adapter" / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
     assert [one.rule for one in vllm.check(path / "adapter") if not one.ok] == [rule]
-    assert cli.run(["export", str(path), "--to", "vllm"]) == 1
+    assert app.run(["export", str(path), "--to", "vllm"]) == 1
     error = capsys.readouterr().err
     assert f"vLLM does not take this adapter: {rule}" in error and "lorawright merge RUN" in error
 
@@ -490,7 +493,7 @@ def test_no_export_holds_generation_tags(trained_run: RunFolder, tmp_path: Path)
     )
     assert source != path.read_text()
     path.write_text(source)
-    tokenizer = chat.load(base, "tagged")
+    tokenizer = masks.load(base, "tagged")
     assert "generation" not in ollama_template.make(tokenizer)
     config = read_config(trained_run)
     model = config.model.model_copy(update={"name": str(base)})
@@ -518,13 +521,13 @@ def test_ranks_between_those_of_vllm(trained_run: RunFolder) -> None:
 def test_command_line(
     run: RunFolder, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(["export", str(run.path), *arguments]) == 2
+    assert app.run(["export", str(run.path), *arguments]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_gguf_command(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["export", str(run.path), "--to", "gguf", "--type", "q5_0", "--overwrite"]
-    assert cli.run([*arguments, "--json"]) == 0
+    assert app.run([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["q5_0"]["top1_agreement"] > 0.9
     PRINTERS[Target.GGUF](found)

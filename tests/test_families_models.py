@@ -12,16 +12,20 @@ import torch
 from peft import get_peft_model
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from lorawright import attention, head, hub, model, ready, selfcheck, targets, train
-from lorawright.attention import OWN, SEGMENTS, PassShape
+from lorawright import hub
 from lorawright.config import Config
 from lorawright.config.schema import Dtype, ModelSettings
 from lorawright.errors import ModelError
-from lorawright.eval_chats import EvalChat
 from lorawright.evaluate import losses
+from lorawright.evaluate.chats import EvalChat
 from lorawright.hardware import Device
-from lorawright.head import Loss
-from lorawright.screen import Screen
+from lorawright.model import attention, load, selfcheck, targets
+from lorawright.model import loss as head
+from lorawright.model.attention import OWN, SEGMENTS, PassShape
+from lorawright.model.loss import Loss
+from lorawright.plan import ready
+from lorawright.run.events import Screen
+from lorawright.training import train
 from lorawright.types import EncodedChat
 
 SIZES = {
@@ -76,7 +80,7 @@ def plain_losses(config: Config, base: Path) -> list[float]:
             setattr(known, key, 0.0 if isinstance(value, float) else value)
     found = AutoModelForCausalLM.from_pretrained(base, config=known, attn_implementation="eager")
     torch.manual_seed(config.training.seed)
-    made = model.lora_config(config.lora)
+    made = load.lora_config(config.lora)
     made.exclude_modules = targets.routers(found) or None
     made.fan_in_fan_out = targets.are_transposed(found)
     wrapped = get_peft_model(found, made).train()
@@ -127,7 +131,7 @@ def test_steps_are_those_of_plain_transformers(
 def base_of(name: str, implementation: str, tmp_path: Path, **more: Any) -> Any:
     folder = make_base(tmp_path / name, name, **more)
     settings = ModelSettings(name=str(folder), dtype=Dtype.FLOAT32)
-    return model.load_base(
+    return load.load_base(
         settings, folder, Device.CPU, training=True, implementation=implementation
     )
 
@@ -171,7 +175,7 @@ def test_evaluation_takes_the_logits_of_the_model(tmp_path: Path, name: str) -> 
 @pytest.mark.parametrize("implementation", [SEGMENTS, OWN])
 def test_no_false_alarm(dtype: Dtype, implementation: str) -> None:
     settings = ModelSettings(name="tiny", dtype=dtype)
-    base = model.load_base(
+    base = load.load_base(
         settings, hub.model_folder("tiny"), Device.CPU, training=True, implementation=implementation
     )
     assert selfcheck.settle(base, together=True) is Loss.CHUNKED
@@ -224,7 +228,7 @@ def test_base_dropout_is_off_and_said(make_config: Callable[..., Config], tmp_pa
     reasons = ready.get_ready(settled(make_config(4), base), Screen()).resolved.reasons
     assert "resid_pdrop 0.1" in reasons["lora.dropout"]
     settings = ModelSettings(name=str(base), dtype=Dtype.FLOAT32)
-    loaded = model.load_base(settings, base, Device.CPU, training=True)
+    loaded = load.load_base(settings, base, Device.CPU, training=True)
     rates = {m.p for m in loaded.modules() if isinstance(m, torch.nn.Dropout)}
     assert rates == {0.0}
 
@@ -249,7 +253,7 @@ def test_experts_are_a_note_before_hours_of_training(
 )
 def test_target_modules_that_are_not_there(wanted: Any, message: str) -> None:
     settings = ModelSettings(name="tiny", dtype=Dtype.FLOAT32)
-    base = model.load_base(settings, hub.model_folder("tiny"), Device.CPU, training=True)
+    base = load.load_base(settings, hub.model_folder("tiny"), Device.CPU, training=True)
     with pytest.raises(ModelError) as error:
         targets.refuse_unknown(base, wanted)
     assert message in error.value.what
@@ -259,11 +263,11 @@ def test_target_modules_that_are_not_there(wanted: Any, message: str) -> None:
 @pytest.mark.parametrize("wanted", ["all-linear", ["q_proj", "mlp.up_proj"], r".*\.[qv]_proj"])
 def test_target_modules_that_are(wanted: Any) -> None:
     settings = ModelSettings(name="tiny", dtype=Dtype.FLOAT32)
-    base = model.load_base(settings, hub.model_folder("tiny"), Device.CPU, training=True)
+    base = load.load_base(settings, hub.model_folder("tiny"), Device.CPU, training=True)
     targets.refuse_unknown(base, wanted)
 
 
 def test_a_family_that_transformers_does_not_know(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama9"}')
     with pytest.raises(ModelError, match="llama9"):
-        model.load_base(ModelSettings(name="x"), tmp_path, Device.CPU, training=True)
+        load.load_base(ModelSettings(name="x"), tmp_path, Device.CPU, training=True)

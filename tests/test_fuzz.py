@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lorawright.chat import limit
+from lorawright.masks import time_limit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
@@ -24,7 +24,7 @@ NUM_CASES = {"data": 12, "config": 10, "rows": 8, "templates": 12}
 def test_made_up_cases_are_right_or_refused(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limit, "SECONDS", 0.5)  # endless templates are among them
+    monkeypatch.setattr(time_limit, "SECONDS", 0.5)  # endless templates are among them
     for number in range(NUM_CASES[kind]):
         folder = tmp_path / str(number)
         folder.mkdir()

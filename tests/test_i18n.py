@@ -16,18 +16,18 @@ from conftest import rows, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorawright import i18n
 from lorawright.cli import run
+from lorawright.cli.starter import list_recipes
 from lorawright.errors import ConfigError
-from lorawright.i18n import HOLE, Language, translate, translate_comments
-from lorawright.starter import list_recipes
+from lorawright.i18n import catalogue
+from lorawright.i18n.catalogue import HOLE, Language, translate, translate_comments
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 import build_catalogue
 
 Capture = pytest.CaptureFixture[str]
-KNOWN = i18n.read_catalogue(
-    (files("lorawright") / "locale" / "zh" / "lorawright.po").read_text(encoding="utf-8")
+KNOWN = catalogue.read_catalogue(
+    (files("lorawright.i18n") / "locale" / "zh" / "lorawright.po").read_text(encoding="utf-8")
 )
 WITH_HOLES = sorted(text for text in KNOWN if HOLE.search(text))
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
@@ -93,11 +93,11 @@ def test_a_value_is_translated_only_where_it_is_a_message() -> None:
 
 
 def test_language_of_the_terminal_and_of_the_switch() -> None:
-    assert i18n.language({"LANG": "zh_CN.UTF-8"}) is Language.CHINESE
-    assert i18n.language({"LANG": "zh_CN.UTF-8", "LC_ALL": "C"}) is Language.ENGLISH
-    assert i18n.language({"LANG": "C", "LORAWRIGHT_LANG": "zh"}) is Language.CHINESE
+    assert catalogue.language({"LANG": "zh_CN.UTF-8"}) is Language.CHINESE
+    assert catalogue.language({"LANG": "zh_CN.UTF-8", "LC_ALL": "C"}) is Language.ENGLISH
+    assert catalogue.language({"LANG": "C", "LORAWRIGHT_LANG": "zh"}) is Language.CHINESE
     with pytest.raises(ConfigError, match="is `fr`, expected en or zh"):
-        i18n.parse_language("fr", "--lang")
+        catalogue.parse_language("fr", "--lang")
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def test_an_unknown_switch_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: C
 
 
 def test_help_is_chinese_throughout(capsys: Capture) -> None:
-    from lorawright.cli import VERBS
+    from lorawright.cli.app import VERBS
 
     for verb in VERBS:
         _, shown, _ = said([verb.__name__.replace("_", "-"), "--help"], "zh", capsys)
@@ -206,7 +206,7 @@ def test_init_in_chinese(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 
 def test_a_catalogue_costs_little() -> None:
     """Help is to be there at once, in any language."""
-    i18n._catalogue.cache_clear()
+    catalogue._catalogue.cache_clear()
     started = time.process_time()
     translate("has 5 tokens, the limit is 4", Language.CHINESE)
     assert time.process_time() - started < 0.1

@@ -12,14 +12,15 @@ import pytest
 import yaml
 from accelerate.commands.config import load_config_from_file
 
-from lorawright import launch, launch_script, strategy
 from lorawright.cli import run
 from lorawright.config import Config
 from lorawright.config.schema import DistributedSettings, Strategy
+from lorawright.distributed import launch_files, scripts
+from lorawright.distributed.scripts import Flavour
 from lorawright.errors import ConfigError
-from lorawright.estimate import Memory
 from lorawright.hardware import Device, Hardware
-from lorawright.launch_script import Flavour
+from lorawright.plan import strategy
+from lorawright.plan.estimate import Memory
 
 MakeConfig = Callable[..., Config]
 GPUS = Hardware(Device.CUDA, "a GPU", True, 80 * 10**9, 8, 16)
@@ -32,7 +33,7 @@ def with_processes(config: Config, **settings: object) -> Config:
 
 
 def files(config: Config, device: Device = Device.CPU) -> dict[str, str]:
-    found = launch.files(config, device, Path("launch"))
+    found = launch_files.files(config, device, Path("launch"))
     return {path.name: text for path, text in found.items()}
 
 
@@ -67,7 +68,7 @@ def test_numbers_come_from_the_config(make_config: MakeConfig) -> None:
 
 def test_one_process_needs_no_files(make_config: MakeConfig) -> None:
     config = with_processes(make_config(), strategy="none", num_processes=1)
-    assert files(config) == {} and not launch.is_launched(config)
+    assert files(config) == {} and not launch_files.is_launched(config)
 
 
 def settings(**given: object) -> DistributedSettings:
@@ -154,7 +155,7 @@ def test_scripts_are_shell(flavour: Flavour, make_config: MakeConfig, tmp_path: 
     """Quotes in a path and in an override survive; the shell finds no fault."""
     config = with_processes(make_config(), num_machines=2)
     overrides = ["data.train=it's here.jsonl"]
-    text = launch_script.write(flavour, config, "my runs/c.yaml", overrides, 8)
+    text = scripts.write(flavour, config, "my runs/c.yaml", overrides, 8)
     if flavour is Flavour.SKYPILOT:
         task = yaml.safe_load(text)
         assert task["num_nodes"] == 2
@@ -176,7 +177,7 @@ def test_scripts_are_shell(flavour: Flavour, make_config: MakeConfig, tmp_path: 
 def test_slurm_script_has_what_clusters_ask_for(make_config: MakeConfig) -> None:
     """Options stand before the first command, else sbatch passes over them; examples are off."""
     config = with_processes(make_config(), num_machines=2)
-    text = launch_script.write(Flavour.SLURM, config, "c.yaml", [], 8)
+    text = scripts.write(Flavour.SLURM, config, "c.yaml", [], 8)
     lines = text.splitlines()
     first = next(i for i, line in enumerate(lines) if line and not line.startswith("#"))
     assert not any("SBATCH" in line for line in lines[first:])

@@ -11,15 +11,16 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from lorawright import dropout, hub, lean, model
+from lorawright import hub
 from lorawright.config.schema import LoraSettings
+from lorawright.model import dropout, fused_lora, load
 
 IDS = torch.arange(5, 45)[None]
 
 
 def build(partitioned: bool, **settings: Any) -> PeftModel:
     base = AutoModelForCausalLM.from_pretrained(hub.model_folder("tiny"), dtype=torch.float32)
-    made = model.add_adapter(base, LoraSettings(**settings), seed=1, partitioned=partitioned)
+    made = load.add_adapter(base, LoraSettings(**settings), seed=1, partitioned=partitioned)
     generator = torch.Generator().manual_seed(3)
     for name, parameter in made.named_parameters():
         if "lora_B" in name:
@@ -60,9 +61,9 @@ def test_siblings_are_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """q, k, v and gate, up: four products down a layer in place of seven."""
     made = build(False, dropout=0.2)
     counted: list[int] = []
-    real: Callable[..., Any] = lean._Group._product
+    real: Callable[..., Any] = fused_lora._Group._product
     monkeypatch.setattr(
-        lean._Group, "_product", lambda *a: counted.append(len(a[0].layers)) or real(*a)
+        fused_lora._Group, "_product", lambda *a: counted.append(len(a[0].layers)) or real(*a)
     )
     gradients(made)
     assert counted == [3, 1, 2, 1] * made.config.num_hidden_layers
@@ -85,7 +86,7 @@ def test_adapter_moves_as_in_float32_at_a_small_learning_rate() -> None:
 
     def moved(base_dtype: torch.dtype, adapter_dtype: torch.dtype) -> torch.Tensor:
         base = AutoModelForCausalLM.from_pretrained(hub.model_folder("tiny"), dtype=base_dtype)
-        made = model.add_adapter(base, LoraSettings(dropout=0.0), seed=1).train()
+        made = load.add_adapter(base, LoraSettings(dropout=0.0), seed=1).train()
         weights = [p for name, p in made.named_parameters() if "lora_A" in name]
         for name, parameter in made.named_parameters():
             parameter.data = parameter.data.to(adapter_dtype if "lora_" in name else base_dtype)

@@ -18,12 +18,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lorawright import chat, cli, hub, merge, owned, train
+from lorawright import hub, masks
+from lorawright.cli import app
 from lorawright.config import Config
 from lorawright.errors import ConfigError, DataError, ModelError, RunFolderError, TrainError
-from lorawright.export import vllm
-from lorawright.merge import Options, weights
-from lorawright.run_folder import RunFolder, read_config
+from lorawright.export import merge, merged_weights, vllm
+from lorawright.export.merge import Options
+from lorawright.run import owned
+from lorawright.run.folder import RunFolder, read_config
+from lorawright.training import train
 
 MakeConfig = Callable[..., Config]
 
@@ -234,7 +237,7 @@ def test_another_base_is_refused(trained_run: RunFolder, tmp_path: Path) -> None
 def test_a_damaged_config_of_an_adapter_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "adapter_config.json").write_text(text, encoding="utf-8")
     with pytest.raises(ModelError, match="is no adapter's config") as caught:
-        weights.plan(hub.model_folder("tiny"), tmp_path)
+        merged_weights.plan(hub.model_folder("tiny"), tmp_path)
     assert caught.value.where.endswith("adapter_config.json") and caught.value.hint
 
 
@@ -257,7 +260,7 @@ def test_misfits_are_refused(trained_run: RunFolder, tmp_path: Path) -> None:
     run = broken(trained_run, tmp_path / "saves", saves_modules)
     with pytest.raises(ModelError, match="not a plain LoRA adapter: modules_to_save"):
         merge.run(run, read_config(run))
-    run = broken(trained_run, tmp_path / "gone", lambda a: (a / merge.weights.ADAPTER).unlink())
+    run = broken(trained_run, tmp_path / "gone", lambda a: (a / merged_weights.ADAPTER).unlink())
     with pytest.raises(ModelError, match="has no adapter_model"):
         merge.run(run, read_config(run))
 
@@ -420,15 +423,15 @@ def test_command(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained_run.path, run)
-    assert cli.run(["merge", str(run), "--json"]) == 0
+    assert app.run(["merge", str(run), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed.keys() >= {"max_kl", "mean_kl", "top1_agreement", "path"}
     assert printed == json.loads((run / "merge.json").read_text())
-    assert cli.run(["merge", str(run)]) == 1
+    assert app.run(["merge", str(run)]) == 1
     assert "hint: replace it with --overwrite" in capsys.readouterr().err
     (run / "merged" / "model.safetensors").write_bytes(b"old")
     shutil.rmtree(run / "adapter")  # as in a run that was stopped
-    assert cli.run(["merge", str(run), "--overwrite"]) == 0
+    assert app.run(["merge", str(run), "--overwrite"]) == 0
     captured = capsys.readouterr()
     assert "against base + adapter: KL mean" in captured.out
     assert "the run is not finished" in captured.err and "checkpoint-" in captured.err
@@ -448,14 +451,14 @@ def test_generation_tags_leave_the_template_but_not_its_text(tmp_path: Path) -> 
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
     with pytest.raises(jinja2.TemplateSyntaxError):
         environment.parse(TAGGED)
-    got = environment.from_string(chat.plain(TAGGED)).render(messages=messages)
+    got = environment.from_string(masks.plain(TAGGED)).render(messages=messages)
     tokenizer = AutoTokenizer.from_pretrained(hub.model_folder("tiny"))
     expected = tokenizer.apply_chat_template(messages, chat_template=TAGGED, tokenize=False)
     assert got == expected == "Hi<a>Yo</a>"
     (tmp_path / "chat_template.jinja").write_text(TAGGED)
     config = {"chat_template": [{"name": "default", "template": TAGGED}], "other": "图"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    chat.remove_tags(tmp_path)
+    masks.remove_tags(tmp_path)
     assert all("generation" not in path.read_text() for path in tmp_path.iterdir())
     assert json.loads((tmp_path / "tokenizer_config.json").read_text())["other"] == "图"
 

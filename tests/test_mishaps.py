@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from lorawright import checkpoint, mishaps, train
 from lorawright.config import Config
 from lorawright.errors import TrainError
-from lorawright.run_folder import RunFolder
-from lorawright.train import Start
+from lorawright.run import checkpoint
+from lorawright.run.folder import RunFolder
+from lorawright.training import failures, train
+from lorawright.training.train import Start
 
 MakeConfig = Callable[..., Config]
 # a file may not grow over a limit that is set once the first checkpoint stands
@@ -40,7 +41,7 @@ train.run(Config.model_validate_json(sys.argv[1]), screen=Filling())
     ],
 )
 def test_each_library_says_it_in_its_own_way(error: Exception, tmp_path: Path) -> None:
-    with pytest.raises(TrainError, match="disk is full"), mishaps.disk_full(RunFolder(tmp_path)):
+    with pytest.raises(TrainError, match="disk is full"), failures.disk_full(RunFolder(tmp_path)):
         raise error
 
 
@@ -53,13 +54,13 @@ def test_torch_ends_a_file_it_could_not_write_with_other_words(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     error = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
     expected = TrainError if free == 1_000 else RuntimeError
-    with pytest.raises(expected) as caught, mishaps.disk_full(RunFolder(tmp_path / "run")):
+    with pytest.raises(expected) as caught, failures.disk_full(RunFolder(tmp_path / "run")):
         raise error
     assert ("disk is full" in str(caught.value)) == (free == 1_000)
 
 
 def test_other_errors_pass(tmp_path: Path) -> None:
-    with pytest.raises(PermissionError), mishaps.disk_full(RunFolder(tmp_path)):
+    with pytest.raises(PermissionError), failures.disk_full(RunFolder(tmp_path)):
         raise PermissionError(errno.EACCES, "not yours")
 
 

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from lorawright import hub, modules
-from lorawright.chat import limit
+from lorawright import hub
 from lorawright.cli import run
 from lorawright.config.schema import LoraSettings
+from lorawright.masks import time_limit
+from lorawright.plan import target_modules
 
 TINY = hub.model_folder("tiny")
 
 
 def problem(wanted: str | list[str], folder: Path = TINY) -> tuple[str, str] | None:
-    return modules.problem(LoraSettings(target_modules=wanted), folder)
+    return target_modules.problem(LoraSettings(target_modules=wanted), folder)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_names_that_are_not(wanted: str | list[str], what: str, hint: str) -> No
 
 
 def test_a_pattern_without_an_end_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limit, "SECONDS", 0.2)
+    monkeypatch.setattr(time_limit, "SECONDS", 0.2)
     found = problem(r"(([a-z._0-9]+)+)+x")
     assert found is not None and "a pattern without an end" in found[0]
 
@@ -70,7 +71,7 @@ def test_what_is_not_known_is_left_to_training(tmp_path: Path) -> None:
         assert problem(["nope"], tmp_path) is None
 
 
-@pytest.mark.parametrize("kind", sorted(modules.LAYERS))
+@pytest.mark.parametrize("kind", sorted(target_modules.LAYERS))
 def test_the_table_is_what_transformers_builds(kind: str, tmp_path: Path) -> None:
     import torch
     from torch import nn
@@ -84,7 +85,7 @@ def test_the_table_is_what_transformers_builds(kind: str, tmp_path: Path) -> Non
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "num_hidden_layers": 2}))
     kinds = (nn.Linear, nn.Embedding)
     built = {name for name, module in model.named_modules() if isinstance(module, kinds)}
-    assert set(modules.names(tmp_path)) == built
+    assert set(target_modules.names(tmp_path)) == built
 
 
 @pytest.mark.parametrize("verb", ["check", "plan"])

@@ -11,10 +11,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lorawright import divergence, head, train
 from lorawright.config import Config
-from lorawright.divergence import Outlook
 from lorawright.errors import TrainError
+from lorawright.model import divergence, loss
+from lorawright.model.divergence import Outlook
+from lorawright.training import train
 
 MakeConfig = Callable[..., Config]
 
@@ -34,7 +35,7 @@ class NoFloat64(TorchDispatchMode):
 
 @pytest.fixture
 def no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "sum_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(loss, "sum_dtype", lambda device: torch.float32)
 
 
 def test_a_step_and_an_evaluation_without_float64(
@@ -48,9 +49,9 @@ def test_a_step_and_an_evaluation_without_float64(
 
 
 def test_only_apples_gpus_lack_float64() -> None:
-    assert head.sum_dtype(torch.device("cpu")) is torch.float64
-    assert head.sum_dtype(torch.device("cuda", 1)) is torch.float64
-    assert head.sum_dtype(torch.device("mps")) is torch.float32
+    assert loss.sum_dtype(torch.device("cpu")) is torch.float64
+    assert loss.sum_dtype(torch.device("cuda", 1)) is torch.float64
+    assert loss.sum_dtype(torch.device("mps")) is torch.float32
 
 
 def test_divergence_is_measured_in_float64_on_the_cpu(no_float64: None) -> None:

@@ -12,10 +12,11 @@ import orjson
 import pytest
 from conftest import evaluation_file
 
-from lorawright import card, outcome, run_facts
 from lorawright.cli import verdict
-from lorawright.outcome import Change, judge, paired_standard_error
 from lorawright.report.summary import summarize
+from lorawright.run import card, outcome
+from lorawright.run import facts as run_facts
+from lorawright.run.outcome import Change, judge, paired_standard_error
 
 
 def line(step: int, loss: float) -> dict[str, Any]:

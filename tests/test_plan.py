@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorawright.plan import Order, Plan, Step
+from lorawright.plan.steps import Order, Plan, Step
 
 GOLDEN = [(1, 8, 5, 3, 7, 9, 4, 0, 6, 2), (9, 5, 8, 7, 6, 4, 0, 3, 1, 2)]
 quick = settings(max_examples=100, derandomize=True, deadline=None)

@@ -14,13 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from lorawright import attention, ready, train, varlen
-from lorawright.attention import PassShape
 from lorawright.config import Config
-from lorawright.layout import MIN_SAVED_TOKENS, Pass, PassKind, lay_out
-from lorawright.prefix import MIN_SHARED_TOKENS, Tree, grow
-from lorawright.screen import Screen
-from lorawright.varlen import VarlenIndex
+from lorawright.model import attention, varlen
+from lorawright.model.attention import PassShape
+from lorawright.model.varlen import VarlenIndex
+from lorawright.plan import ready
+from lorawright.plan.packing import MIN_SAVED_TOKENS, Pass, PassKind, lay_out
+from lorawright.plan.prefixes import MIN_SHARED_TOKENS, Tree, grow
+from lorawright.run.events import Screen
+from lorawright.training import train
 
 quick = settings(max_examples=150, derandomize=True, deadline=None)
 # blocks of equal tokens, so that chats begin alike, end inside one another, and repeat

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import rows, write_jsonl
 
-from lorawright import chat, prepare
+from lorawright import masks
 from lorawright.config import Config
+from lorawright.dataset import prepare
 from lorawright.errors import DataError
 
 
@@ -21,7 +22,7 @@ def test_a_second_time_nothing_is_tokenized(
 ) -> None:
     config = make_config(num_eval=3)
     first = prepare.run(config)
-    monkeypatch.setattr(chat.Encoder, "run", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(masks.Encoder, "run", lambda *_: pytest.fail("encoded again"))
     second = prepare.run(config)
     assert list(second.train) == list(first.train)
     assert second.certificate == first.certificate and second.stats == first.stats

@@ -15,11 +15,12 @@ import orjson
 import pytest
 import yaml
 
-from lorawright import report, run_facts
+from lorawright import report
 from lorawright.cli import run as command
 from lorawright.report import charts, page
 from lorawright.report.summary import summarize
 from lorawright.report.words import WORDS, Language, own_language
+from lorawright.run import facts
 from lorawright.types import Kind
 
 Capture = pytest.CaptureFixture[str]
@@ -203,22 +204,22 @@ def lines(run: Path, *found: dict[str, Any]) -> None:
 def test_summary_tells_overfitting_from_learning(own_run: Path) -> None:
     losses = [2.0, 1.0, 1.3]
     lines(own_run, *({"step": n, "eval_loss": x} for n, x in enumerate(losses, 1)))
-    summary = summarize(run_facts.read(own_run))
+    summary = summarize(facts.read(own_run))
     assert summary.headline.key == "learned" and summary.outcome.best_step == 2
     assert [remark.key for remark in summary.remarks] == ["overfit"]
     lines(own_run, {"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0})
-    assert summarize(run_facts.read(own_run)).headline.key == "train_only"
+    assert summarize(facts.read(own_run)).headline.key == "train_only"
     lines(own_run, {"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0})
-    assert summarize(run_facts.read(own_run)).headline.key == "train_worse"
+    assert summarize(facts.read(own_run)).headline.key == "train_worse"
     lines(own_run, {"step": 1, "eval_loss": 1.0}, {"step": 2, "eval_loss": 2.0})
-    assert summarize(run_facts.read(own_run)).headline.key == "worse"
+    assert summarize(facts.read(own_run)).headline.key == "worse"
 
 
 def test_rejected_rows_are_listed(own_run: Path) -> None:
     row = {"file": "data/a.jsonl", "line": 7, "path": "messages[1]", "message": "is <empty>"}
     (own_run / "rejected.jsonl").write_bytes((orjson.dumps(row) + b"\n") * 250)
     text = Tags(report.write(own_run, Language.ENGLISH).read_text("utf-8")).text
-    assert text.count("data/a.jsonl:7") == run_facts.MOST_REJECTED and "is <empty>" in text
+    assert text.count("data/a.jsonl:7") == facts.MOST_REJECTED and "is <empty>" in text
     assert "the first 200 of 250" in text
 
 

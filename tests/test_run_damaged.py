@@ -9,11 +9,13 @@ from typing import Any
 import orjson
 import pytest
 
-from lorawright import card, lock, report, resume, run_facts, run_names
-from lorawright.checkpoint import MARKER, latest
+from lorawright import report
 from lorawright.errors import ModelError, RunFolderError
 from lorawright.report.words import Language
-from lorawright.run_folder import RunFolder, open_run, read_config
+from lorawright.run import card, lock, names, resume
+from lorawright.run import facts as run_facts
+from lorawright.run.checkpoint import MARKER, latest
+from lorawright.run.folder import RunFolder, open_run, read_config
 
 CONFIGS = (
     b"", b"\xff\xfe", b"[1]", b"model: x", b"a: [", b"model: {name: 1}",
@@ -107,8 +109,8 @@ def test_a_card_of_any_bytes_is_a_persons(own_run: Path, content: bytes) -> None
 def test_pipes_in_a_run_are_not_waited_for(own_run: Path) -> None:
     newest = latest(own_run / "checkpoints")
     assert newest is not None
-    for path in (newest / MARKER, own_run / run_names.LOCK):
+    for path in (newest / MARKER, own_run / names.LOCK):
         path.unlink(missing_ok=True)
         os.mkfifo(path)
     assert latest(own_run / "checkpoints") != newest
-    lock.refuse_if_held(own_run, run_names.LOCK)
+    lock.refuse_if_held(own_run, names.LOCK)

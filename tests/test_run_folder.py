@@ -14,24 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorawright import (
-    checkpoint,
-    claim,
-    durable,
-    lock,
-    mishaps,
-    outputs,
-    owned,
-    quickstart,
-    run_names,
-    train,
-)
-from lorawright.claim import Start
+from lorawright.cli import quickstart_run
 from lorawright.config import Config
 from lorawright.errors import ConfigError, LorawrightError, ModelError, RunFolderError
-from lorawright.owned import Kind, Marker
-from lorawright.run_folder import RunFolder
-from lorawright.screen import Screen
+from lorawright.run import checkpoint, files, lock, outputs, owned
+from lorawright.run import names as run_names
+from lorawright.run.events import Screen
+from lorawright.run.folder import RunFolder
+from lorawright.run.owned import Kind, Marker
+from lorawright.training import claim, failures, train
+from lorawright.training.claim import Start
 
 MakeConfig = Callable[..., Config]
 Tree = dict[str, bytes]
@@ -97,7 +89,7 @@ def places() -> Iterator[Callable[[], tuple[Path, Path]]]:
         return place / "parent" / "run", place / "outside"
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(durable.os, "fsync", lambda descriptor: None)  # thousands of files
+        patch.setattr(files.os, "fsync", lambda descriptor: None)  # thousands of files
         yield make
     shutil.rmtree(root)
 
@@ -144,8 +136,8 @@ def test_a_failing_start_leaves_what_stood_before(
     meanwhile: Tree = {}
     with (
         suppress(BaseException),
-        mishaps.new_folders_removed_on_error(run),
-        mishaps.removed_on_error(RunFolder(run), begins=True),
+        failures.new_folders_removed_on_error(run),
+        failures.removed_on_error(RunFolder(run), begins=True),
     ):
         RunFolder(run).begin()
         for number, name in enumerate(sorted(written)):
@@ -325,10 +317,10 @@ def test_a_file_that_would_be_written_over_is_refused_without_bad_advice(tmp_pat
 def test_quickstart_writes_over_nothing(tmp_path: Path) -> None:
     plant(tmp_path / "mine", {"config.yaml": b"model: {}", "data/train.jsonl": b"mine"})
     with pytest.raises(RunFolderError, match="is not what an earlier quickstart wrote"):
-        quickstart.write(tmp_path / "mine")
+        quickstart_run.write(tmp_path / "mine")
     assert contents(tmp_path / "mine")["data/train.jsonl"] == b"mine"
-    first = quickstart.write(tmp_path / "first")
-    assert quickstart.write(tmp_path / "first") == first
+    first = quickstart_run.write(tmp_path / "first")
+    assert quickstart_run.write(tmp_path / "first") == first
 
 
 @pytest.mark.parametrize("change", ["flip", "cut", "gone"])

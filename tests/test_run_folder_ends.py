@@ -15,11 +15,14 @@ from typing import Any
 import pytest
 import torch
 
-from lorawright import adapter, checkpoint, eject, handover, model, owned, train
 from lorawright.config import Config
 from lorawright.errors import ConfigError, RunFolderError, TrainError
-from lorawright.run_folder import RunFolder
-from lorawright.train import Screen, Start
+from lorawright.export import eject
+from lorawright.model import load
+from lorawright.run import checkpoint, owned
+from lorawright.run.folder import RunFolder
+from lorawright.training import adapter, handover, train
+from lorawright.training.train import Screen, Start
 
 MakeConfig = Callable[..., Config]
 REPLACE = """
@@ -70,7 +73,7 @@ def surprise(*_: object, **__: object) -> None:
 
 
 STAGES = [
-    (model, "load_base"),
+    (load, "load_base"),
     (handover, "start"),
     (train, "_build_trainer"),
     (Screen, "begin"),
@@ -109,7 +112,7 @@ def test_overwriting_fails_and_the_old_run_stays(
     before = contents(folder.path)
     for start in (Start.OVERWRITE, Start.RESUME):
         with monkeypatch.context() as patch:
-            patch.setattr(model, "load_base", surprise)
+            patch.setattr(load, "load_base", surprise)
             with pytest.raises(RuntimeError):
                 train.run(config, start=start)
         assert contents(folder.path) == before

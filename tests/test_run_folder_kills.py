@@ -17,33 +17,33 @@ from typing import Any
 import pytest
 from conftest import rows, write_jsonl
 
-from lorawright import owned
-from lorawright.checkpoint import latest
 from lorawright.config import Config
-from lorawright.run_folder import RunFolder
-from lorawright.run_names import LOCK
+from lorawright.run import owned
+from lorawright.run.checkpoint import latest
+from lorawright.run.folder import RunFolder
+from lorawright.run.names import LOCK
 
 MakeConfig = Callable[..., Config]
 Point = tuple[str, str, int]  # module and name of a function, and the call of it that is the last
 PRELOADED = [
-    "lorawright.merge",
-    "lorawright.evaluate",
+    "lorawright.export.merge",
+    "lorawright.evaluate.run",
     "lorawright.export.ollama",
-    "lorawright.train",
+    "lorawright.training.train",
 ]
 SERVER = multiprocessing.get_context("forkserver")
 
 # `before` and `after` a function, by the number of the call
 MERGE: list[Point] = [
-    ("lorawright.owned:begin_work", "after", 1),
-    ("lorawright.merge:save_file", "after", 1),
-    ("lorawright.merge:copy_rest", "after", 1),
-    ("lorawright.divergence:compare", "before", 1),
+    ("lorawright.run.owned:begin_work", "after", 1),
+    ("lorawright.export.merge:save_file", "after", 1),
+    ("lorawright.export.merge:copy_rest", "after", 1),
+    ("lorawright.model.divergence:compare", "before", 1),
     ("pathlib:Path.rename", "before", 1),
     ("pathlib:Path.rename", "after", 1),
     ("pathlib:Path.rename", "after", 2),
-    ("lorawright.owned:remove", "before", 1),
-    ("lorawright.run_folder:RunFolder.write_json", "before", 1),
+    ("lorawright.run.owned:remove", "before", 1),
+    ("lorawright.run.folder:RunFolder.write_json", "before", 1),
     ("os:replace", "before", 1),
 ]
 GGUF: list[Point] = [
@@ -53,26 +53,26 @@ GGUF: list[Point] = [
     ("lorawright.export.gguf:note_written", "after", 2),
     ("pathlib:Path.replace", "before", 1),
     ("pathlib:Path.replace", "after", 1),
-    ("lorawright.run_folder:RunFolder.write_json", "before", 1),
-    ("lorawright.run_folder:RunFolder.write_json", "after", 1),
+    ("lorawright.run.folder:RunFolder.write_json", "before", 1),
+    ("lorawright.run.folder:RunFolder.write_json", "after", 1),
 ]
 ADAPTER: list[Point] = [
-    ("lorawright.owned:begin_work", "after", 1),
-    ("lorawright.card:write", "before", 1),
-    ("lorawright.owned:finish_work", "before", 1),
+    ("lorawright.run.owned:begin_work", "after", 1),
+    ("lorawright.run.card:write", "before", 1),
+    ("lorawright.run.owned:finish_work", "before", 1),
     ("pathlib:Path.rename", "after", 1),
     ("pathlib:Path.rename", "after", 2),
-    ("lorawright.handover:end", "before", 1),
+    ("lorawright.training.handover:end", "before", 1),
 ]
 EVALUATE: list[Point] = [
-    ("lorawright.talk:with_adapter", "before", 1),
-    ("lorawright.run_folder:RunFolder.write_json", "before", 1),
+    ("lorawright.inference.generate:with_adapter", "before", 1),
+    ("lorawright.run.folder:RunFolder.write_json", "before", 1),
     ("os:replace", "before", 1),
     ("os:replace", "after", 1),
 ]
 CHECK: list[Point] = [
     ("tempfile:mkdtemp", "after", 1),
-    ("lorawright.prepare:_build_of", "before", 1),
+    ("lorawright.dataset.prepare:_build_of", "before", 1),
     ("pathlib:Path.rename", "before", 1),
     ("pathlib:Path.rename", "after", 1),
 ]

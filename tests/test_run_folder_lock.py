@@ -15,12 +15,13 @@ from pathlib import Path
 import orjson
 import pytest
 
-from lorawright import lock, train
 from lorawright.config import Config
 from lorawright.errors import RunFolderError
-from lorawright.run_folder import RunFolder
-from lorawright.run_names import LOCK
-from lorawright.train import Start
+from lorawright.run import lock
+from lorawright.run.folder import RunFolder
+from lorawright.run.names import LOCK
+from lorawright.training import train
+from lorawright.training.train import Start
 
 MakeConfig = Callable[..., Config]
 HOLD = """

@@ -11,14 +11,19 @@ import pytest
 import torch
 from conftest import rows, write_jsonl
 
-from lorawright import evaluate, hub, lock, merge, model, owned, talk, train
+from lorawright import hub
 from lorawright.cli import run as command
 from lorawright.config import Config
 from lorawright.errors import LorawrightError, ModelError, RunFolderError
-from lorawright.export import gguf, ollama, vllm
-from lorawright.run_folder import RunFolder, read_config
-from lorawright.run_names import LOCK
-from lorawright.train import Screen, Start
+from lorawright.evaluate import run
+from lorawright.export import gguf, merge, ollama, vllm
+from lorawright.inference import generate
+from lorawright.model import load
+from lorawright.run import lock, owned
+from lorawright.run.folder import RunFolder, read_config
+from lorawright.run.names import LOCK
+from lorawright.training import train
+from lorawright.training.train import Screen, Start
 from lorawright.types import GgufType
 
 MakeConfig = Callable[..., Config]
@@ -34,7 +39,7 @@ VERBS: dict[str, Verb] = {
     "gguf": lambda folder, config: gguf.run(folder, config, gguf.Options(), quiet),
     "ollama": lambda folder, config: ollama.run(folder, config, gguf.Options(), quiet),
     "vllm": lambda folder, config: vllm.run(folder, config),
-    "evaluate": lambda folder, config: evaluate.run(folder, config),
+    "evaluate": lambda folder, config: run.run(folder, config),
 }
 NAMES = {"gguf": "export", "ollama": "export", "vllm": "export"}
 
@@ -49,7 +54,7 @@ def test_a_run_that_is_trained_takes_no_results(
 ) -> None:
     folder = RunFolder(own_run)
     config = read_config(folder)
-    monkeypatch.setattr(talk, "adapter_folder", untouchable)
+    monkeypatch.setattr(generate, "adapter_folder", untouchable)
     monkeypatch.setattr(hub, "model_folder", untouchable)
     with lock.held(own_run, LOCK), pytest.raises(RunFolderError, match="by `lorawright train`"):
         VERBS[verb](folder, config)
@@ -72,7 +77,7 @@ def test_a_run_that_a_verb_writes_into_is_not_trained(
             said.append(start)
         raise ModelError("that was all", where="here", hint="none")
 
-    for module, name in ((talk, "adapter_folder"), (hub, "model_folder")):
+    for module, name in ((generate, "adapter_folder"), (hub, "model_folder")):
         monkeypatch.setattr(module, name, meanwhile)
     with pytest.raises(ModelError, match="that was all"):
         VERBS[verb](folder, config)
@@ -89,7 +94,7 @@ def test_a_run_that_cannot_be_written_is_said_at_once(
 
     config = read_config(RunFolder(own_run))
     monkeypatch.setattr(Path, "write_bytes", refuse)
-    monkeypatch.setattr(talk, "adapter_folder", untouchable)
+    monkeypatch.setattr(generate, "adapter_folder", untouchable)
     with pytest.raises(RunFolderError, match="cannot be written: no") as caught:
         VERBS[verb](RunFolder(own_run), config)
     assert caught.value.where == str(own_run)
@@ -132,7 +137,7 @@ def test_a_flipped_byte_of_the_adapter_is_one_line(
     content = bytearray(path.read_bytes())
     content[-3] ^= 4
     path.write_bytes(content)
-    monkeypatch.setattr(model, "load_base", untouchable)
+    monkeypatch.setattr(load, "load_base", untouchable)
     assert command([one.replace("RUN", str(own_run)) for one in arguments]) == 1
     said = capsys.readouterr().err
     assert f"{path}: has changed since it was written" in said and "unexpected" not in said

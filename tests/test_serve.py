@@ -18,12 +18,12 @@ import orjson
 import pytest
 from conftest import WEATHER
 
-from lorawright import serve
 from lorawright.cli import run as command
 from lorawright.config.schema import ModelSettings
-from lorawright.run_folder import open_run
-from lorawright.serve import app, gate, request, turns
-from lorawright.talk import Ending, Sampling, Talker
+from lorawright.inference import app, gate, request, turns
+from lorawright.inference import server as serve
+from lorawright.inference.generate import Ending, Sampling, Talker
+from lorawright.run.folder import open_run
 
 Capture = pytest.CaptureFixture[str]
 QUESTION = {"role": "user", "content": "Who are you?"}

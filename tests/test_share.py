@@ -18,10 +18,12 @@ import pytest
 from conftest import evaluation_file, rows, write_jsonl
 from huggingface_hub import ModelCard
 
-from lorawright import card, chat, data, hub, run_facts
-from lorawright.chat.tokenizer import render
+from lorawright import data, hub, masks
 from lorawright.cli import run as command
 from lorawright.config.schema import DataSettings
+from lorawright.masks.tokenizer import render
+from lorawright.run import card
+from lorawright.run import facts as run_facts
 from lorawright.types import Conversation, EncodedChat
 
 Capture = pytest.CaptureFixture[str]
@@ -231,13 +233,13 @@ def test_ejected_scripts_are_python(project: Path, override: str, capsys: Captur
 def test_tagged_template_marks_what_is_trained() -> None:
     """On all demo chats, tools and Chinese included: the model's text, with our tags."""
     folder = hub.tokenizer_folder("tiny")
-    tokenizer = chat.load(folder, "tiny")
-    template = chat.tagged(tokenizer, chat.learn(tokenizer))
+    tokenizer = masks.load(folder, "tiny")
+    template = masks.tagged(tokenizer, masks.learn(tokenizer))
     demo = Path(str(folder)).parent / "demo" / "train.jsonl"
     settings = DataSettings(train=str(demo))
     chats = [item for item in data.Reader(settings) if isinstance(item, Conversation)]
     encoded = [
-        row for row in chat.Encoder(tokenizer, settings).run(chats) if isinstance(row, EncodedChat)
+        row for row in masks.Encoder(tokenizer, settings).run(chats) if isinstance(row, EncodedChat)
     ]
     assert len(encoded) == len(chats) and any(item.tools for item in chats)
     for item, row in zip(chats, encoded, strict=True):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lorawright.signals import stop_on_signals
+from lorawright.distributed.signals import stop_on_signals
 
 # The main thread is in one C call for long, as it is in a step; Python's handlers do not run.
 BUSY = """

@@ -11,7 +11,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorawright.store import ROWS_PER_BATCH, ChatStore, Writer
+from lorawright.dataset.store import ROWS_PER_BATCH, ChatStore, Writer
 from lorawright.types import EncodedChat, Span, Split
 
 

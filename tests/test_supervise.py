@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from lorawright import control, supervise
-from lorawright.control import Beat
+from lorawright.distributed import control, supervise
+from lorawright.distributed.control import Beat
+from lorawright.distributed.signals import Stop
+from lorawright.distributed.supervise import Watched
 from lorawright.errors import DataError, TrainError
-from lorawright.signals import Stop
-from lorawright.supervise import Watched
 
 # A process that starts two "ranks", as accelerate does; each runs the code of its number.
 STARTER = """

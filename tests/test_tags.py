@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from lorawright import chat, data, hub
+from lorawright import data, hub, masks
 from lorawright.cli import run
 from lorawright.config.schema import DataSettings
 from lorawright.errors import TemplateError
@@ -29,7 +29,7 @@ from lorawright.types import (
 )
 
 TINY = hub.tokenizer_folder("tiny")
-TOKENIZER = chat.load(TINY, "tiny")
+TOKENIZER = masks.load(TINY, "tiny")
 TAGS = (Path(__file__).parent / "templates" / "tiny_generation.jinja").read_text(encoding="utf-8")
 PLAIN = "{%- generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}\n        {{- '\\n' }}"
 OPENED = "{{- open(m.role) + '\\n' }}\n        " + PLAIN
@@ -57,8 +57,8 @@ def variant(old: str, new: str, source: str = TAGS) -> str:
 
 def witnessed(
     template: str, rows: list[Conversation], **settings: Any
-) -> tuple[list[EncodedChat], list[Problem], chat.Tally]:
-    encoder = chat.Encoder(TOKENIZER, DataSettings(**settings), (template, "tags.jinja"))
+) -> tuple[list[EncodedChat], list[Problem], masks.Tally]:
+    encoder = masks.Encoder(TOKENIZER, DataSettings(**settings), (template, "tags.jinja"))
     items = list(encoder.run(rows))
     chats = [item for item in items if isinstance(item, EncodedChat)]
     return chats, [item for item in items if isinstance(item, Problem)], encoder.tally
@@ -110,7 +110,7 @@ def test_correct_tags_agree_on_odd_answers(content: str) -> None:
 
 
 def test_tags_change_no_mask() -> None:
-    alone = list(chat.Encoder(TOKENIZER, DataSettings()).run(demo()))
+    alone = list(masks.Encoder(TOKENIZER, DataSettings()).run(demo()))
     assert witnessed(TAGS, demo())[0] == alone
 
 
@@ -171,7 +171,7 @@ def test_untrained_answer_needs_no_prompt_with_tags_either() -> None:
     """A row that is proven without tags is proven with correct ones."""
     first = Message(Role.ASSISTANT, "Welcome!", train=False)
     row = replace(HELLO, messages=(first, *HELLO.messages))
-    alone = list(chat.Encoder(TOKENIZER, DataSettings()).run([row]))
+    alone = list(masks.Encoder(TOKENIZER, DataSettings()).run([row]))
     chats, problems, _ = witnessed(TAGS, [row])
     assert chats == alone and not problems
 
@@ -216,7 +216,7 @@ UNPROVEN = {
 def test_template_that_cannot_be_proven(folder: Folder, name: str) -> None:
     template, why = UNPROVEN[name]
     with pytest.raises(TemplateError) as caught:
-        chat.Encoder(chat.load(folder(template), "odd"), DataSettings())
+        masks.Encoder(masks.load(folder(template), "odd"), DataSettings())
     assert caught.value.where == "odd" and caught.value.hint
     assert "cannot be proven" in caught.value.what and why in caught.value.what
 
@@ -239,19 +239,19 @@ def test_tags_in_no_regular_file_are_never_waited_for(
 
 def test_no_chat_template(folder: Folder) -> None:
     with pytest.raises(TemplateError, match="odd: has no chat template") as caught:
-        chat.load(folder(None), "odd")
+        masks.load(folder(None), "odd")
     assert caught.value.hint
 
 
 def test_invalid_jinja(folder: Folder) -> None:
     with pytest.raises(TemplateError, match=r"not valid Jinja, line 2: ") as caught:
-        chat.load(folder("{% for m in messages %}\n{% endif %}"), "odd")
+        masks.load(folder("{% for m in messages %}\n{% endif %}"), "odd")
     assert caught.value.where == "odd" and caught.value.hint
 
 
 def test_no_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(TemplateError, match=r"odd: has no tokenizer\.json"):
-        chat.load(tmp_path, "odd")
+        masks.load(tmp_path, "odd")
 
 
 def test_template_inside_the_tokenizer_config(folder: Folder) -> None:
@@ -262,14 +262,14 @@ def test_template_inside_the_tokenizer_config(folder: Folder) -> None:
         {"name": "tool_use", "template": own("# Tools", "# Instruments")},
     ]
     path.write_bytes(orjson.dumps({**config, "chat_template": listed}))
-    tokenizer = chat.load(path.parent, "odd")
+    tokenizer = masks.load(path.parent, "odd")
     assert tokenizer.template == TOKENIZER.template
     assert "# Instruments" in tokenizer.render(HELLO.messages, [{"name": "f"}])
     assert "# Tools" not in tokenizer.render(HELLO.messages, None)
 
 
 def encode(template: str, folder: Folder, row: Conversation, **settings: Any) -> Any:
-    encoder = chat.Encoder(chat.load(folder(template), "odd"), DataSettings(**settings))
+    encoder = masks.Encoder(masks.load(folder(template), "odd"), DataSettings(**settings))
     (result,) = encoder.run([row])
     return result
 
@@ -294,8 +294,8 @@ def test_answer_rewritten_once_turns_follow_may_be_read(folder: Folder) -> None:
     lost = encode(REWRITING, folder, TWO, train_on="last_assistant")
     assert isinstance(lost, Problem)
     assert (lost.kind, lost.path) == (Kind.SWALLOWED, "messages[1].content")
-    encoder = chat.Encoder(
-        chat.load(folder(REWRITING), "odd"),
+    encoder = masks.Encoder(
+        masks.load(folder(REWRITING), "odd"),
         DataSettings(train_on="last_assistant", swallowed="warn"),
     )
     warning, result = encoder.run([TWO])

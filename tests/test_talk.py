@@ -11,8 +11,8 @@ import pytest
 from lorawright.cli import run as command
 from lorawright.cli.converse import Conversation
 from lorawright.config.schema import ModelSettings
-from lorawright.run_folder import open_run
-from lorawright.talk import Sampling, Talker
+from lorawright.inference.generate import Sampling, Talker
+from lorawright.run.folder import open_run
 
 Capture = pytest.CaptureFixture[str]
 QUESTION = {"role": "user", "content": "Who are you?"}

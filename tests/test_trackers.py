@@ -10,10 +10,10 @@ from unittest import mock
 
 import pytest
 
-from lorawright import trackers
 from lorawright.config import Config
 from lorawright.hardware import Device
-from lorawright.trainer import sft_config
+from lorawright.training import trackers
+from lorawright.training.trainer import sft_config
 
 
 @pytest.fixture(autouse=True)

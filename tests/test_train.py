@@ -17,13 +17,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from lorawright import attention, checkpoint, head, hub, mishaps, resolve, train
-from lorawright import ready as ready_stage
+from lorawright import hub
 from lorawright.config import Config
 from lorawright.errors import ConfigError, RunFolderError, TrainError
-from lorawright.run_folder import RunFolder
-from lorawright.screen import Screen
-from lorawright.train import Start
+from lorawright.model import attention, loss
+from lorawright.plan import ready as ready_stage
+from lorawright.plan import settings
+from lorawright.run import checkpoint
+from lorawright.run.events import Screen
+from lorawright.run.folder import RunFolder
+from lorawright.training import failures, train
+from lorawright.training.train import Start
 
 MakeConfig = Callable[..., Config]
 ASSETS = Path(__file__).parent / "assets"
@@ -121,12 +125,12 @@ def test_no_cross_talk_in_a_pass() -> None:
 def test_head_equals_cross_entropy() -> None:
     """Loss, hits and gradient of the chunked head, over a chunk's edge, with a bias."""
     torch.manual_seed(0)
-    num_positions = head.CHUNK + 7
+    num_positions = loss.CHUNK + 7
     hidden = torch.randn(num_positions, 8, dtype=torch.float64).requires_grad_()
     weight, bias = torch.randn(11, 8, dtype=torch.float64), torch.randn(11, dtype=torch.float64)
     targets = torch.randint(0, 11, (num_positions,))
     weights = torch.randint(1, 4, (num_positions,)).float()
-    sums = head.chunked_loss(hidden, weight, bias, targets, weights, with_entropy=True)
+    sums = loss.chunked_loss(hidden, weight, bias, targets, weights, with_entropy=True)
     (sums.loss * 0.5).backward()
     expected_hidden = hidden.detach().clone().requires_grad_()
     logits = expected_hidden @ weight.T + bias
@@ -250,7 +254,7 @@ def test_failure_before_the_first_step_leaves_no_folder(make_config: MakeConfig)
 def test_missing_tracker_is_refused_early(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolve, "find_spec", lambda name: None)
+    monkeypatch.setattr(settings, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="needs the package swanlab") as caught:
         train.run(make_config(trackers=["swanlab"]))
     assert caught.value.hint == "pip install swanlab"
@@ -278,7 +282,7 @@ def test_run_folder_is_complete(make_config: MakeConfig) -> None:
 
 def test_out_of_memory_names_the_setting(make_config: MakeConfig) -> None:
     ready = ready_stage.get_ready(make_config(), Screen())
-    with pytest.raises(TrainError) as caught, mishaps.out_of_memory(ready.resolved):
+    with pytest.raises(TrainError) as caught, failures.out_of_memory(ready.resolved):
         raise torch.OutOfMemoryError("CUDA out of memory")
     assert "the estimate was" in caught.value.what
     assert "training.gradient_checkpointing" in str(caught.value.hint)

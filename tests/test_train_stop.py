@@ -18,14 +18,16 @@ from conftest import rows, write_jsonl
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from lorawright import hub, owned, train
-from lorawright import ready as ready_stage
+from lorawright import hub
 from lorawright.cli import run as command
 from lorawright.config import Config
+from lorawright.plan import ready as ready_stage
 from lorawright.report import page
-from lorawright.run_folder import RunFolder
-from lorawright.screen import Screen
-from lorawright.train import Start
+from lorawright.run import owned
+from lorawright.run.events import Screen
+from lorawright.run.folder import RunFolder
+from lorawright.training import train
+from lorawright.training.train import Start
 
 MakeConfig = Callable[..., Config]
 Capture = pytest.CaptureFixture[str]
@@ -220,7 +222,7 @@ def test_plan_counts_evaluations(project: Path, capsys: Capture) -> None:
 def test_step_1_without_a_learning_rate_is_said(make_config: MakeConfig) -> None:
     folder = train.run(make_config(max_steps=4, warmup_ratio=0.5)).folder
     assert next(folder.read_metrics())["learning_rate"] == 0
-    from lorawright import run_facts
+    from lorawright.run import facts
 
-    made = page.render(run_facts.read(folder.path), page.Language.ENGLISH)
+    made = page.render(facts.read(folder.path), page.Language.ENGLISH)
     assert "step 1 has rate 0: the warm-up begins there" in made

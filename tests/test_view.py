@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorawright import chat, hub, mask_page, view
+from lorawright import hub, masks
 from lorawright.config.schema import DataSettings
+from lorawright.masks import page as mask_page
+from lorawright.masks import view
 from lorawright.types import Conversation, EncodedChat, Message, Role
 
-TOKENIZER = chat.load(hub.tokenizer_folder("tiny"), "tiny")
+TOKENIZER = masks.load(hub.tokenizer_folder("tiny"), "tiny")
 PIECES = ["Hi", "你好", "龘", "😀", "👩‍👩‍👧", "\n", " ", "\ufffd", "<b>&amp;", '"', "\x00"]
 texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=6).map("".join)
 quick = settings(max_examples=60, derandomize=True, deadline=None)
@@ -26,7 +28,7 @@ def encode(question: str, *answers: str, file: str = "rows.jsonl") -> EncodedCha
     for said in answers:
         turns += [Message(Role.ASSISTANT, said), Message(Role.USER, question)]
     row = Conversation(tuple(turns), None, file, 3)
-    encoder = chat.Encoder(TOKENIZER, DataSettings(special_tokens_in_text="escape"))
+    encoder = masks.Encoder(TOKENIZER, DataSettings(special_tokens_in_text="escape"))
     *_, result = encoder.run([row])  # behind remarks, where there are some
     assert isinstance(result, EncodedChat)
     return result

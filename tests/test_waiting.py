@@ -8,21 +8,21 @@ import sys
 
 import pytest
 
-from lorawright import waiting
+from lorawright import hardware
 
 
 def test_a_short_spin_where_nobody_has_chosen() -> None:
     environment: dict[str, str] = {"HOME": "/"}
-    waiting.set_short_spin(environment)
-    assert environment == {"HOME": "/", **waiting.SHORT_SPIN}
+    hardware.set_short_spin(environment)
+    assert environment == {"HOME": "/", **hardware.SHORT_SPIN}
 
 
-@pytest.mark.parametrize("name", waiting.CHOICES)
+@pytest.mark.parametrize("name", hardware.CHOICES)
 def test_a_user_s_own_setting_stays(name: str) -> None:
     environment = {name: "7"}
-    waiting.set_short_spin(environment)
+    hardware.set_short_spin(environment)
     assert environment == {name: "7"}
-    assert waiting.describe(environment) == f"{name}=7"
+    assert hardware.describe_spin(environment) == f"{name}=7"
 
 
 PROBE = """
@@ -35,8 +35,8 @@ cli.main()
 
 
 def test_the_command_line_sets_it_before_torch_is_there() -> None:
-    clean = {name: value for name, value in os.environ.items() if name not in waiting.CHOICES}
+    clean = {name: value for name, value in os.environ.items() if name not in hardware.CHOICES}
     ended = subprocess.run(
         [sys.executable, "-c", PROBE], capture_output=True, text=True, env=clean, check=True
     )
-    assert ended.stdout.split() == ["False", waiting.SHORT_SPIN["GOMP_SPINCOUNT"]]
+    assert ended.stdout.split() == ["False", hardware.SHORT_SPIN["GOMP_SPINCOUNT"]]

@@ -10,12 +10,12 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorawright import chat, hub
-from lorawright.chat import words as own
-from lorawright.chat.words import WordEncoder
+from lorawright import hub, masks
 from lorawright.errors import TemplateError
+from lorawright.masks import words as own
+from lorawright.masks.words import WordEncoder
 
-TOKENIZER = chat.load(hub.tokenizer_folder("tiny"), "tiny")
+TOKENIZER = masks.load(hub.tokenizer_folder("tiny"), "tiny")
 BACKEND = TOKENIZER.backend
 PATTERN = own.KNOWN_PATTERNS[0]
 PARTS = (

@@ -10,20 +10,20 @@ from dataclasses import asdict
 import pytest
 from conftest import rows
 
-from lorawright import chat, hub
-from lorawright.chat import workers
+from lorawright import hub, masks
 from lorawright.config.schema import DataSettings
+from lorawright.dataset import pool
 from lorawright.errors import DataError
 from lorawright.types import Conversation, Message, Problem, Role, ToolCall
 
-TOKENIZER = chat.load(hub.tokenizer_folder("tiny"), "tiny")
+TOKENIZER = masks.load(hub.tokenizer_folder("tiny"), "tiny")
 SETTINGS = DataSettings(max_length=70, overlong="cut", special_tokens_in_text="escape")
 
 
 @pytest.fixture(autouse=True)
 def _three_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "_num_cores", lambda: 3)
-    monkeypatch.setattr(workers, "BATCH", 16)
+    monkeypatch.setattr(pool, "_num_cores", lambda: 3)
+    monkeypatch.setattr(pool, "BATCH", 16)
 
 
 def chats(num_chats: int) -> Iterator[Conversation | Problem]:
@@ -42,24 +42,24 @@ def chats(num_chats: int) -> Iterator[Conversation | Problem]:
 
 
 def test_equal_to_one_process() -> None:
-    alone, many = (chat.Encoder(TOKENIZER, SETTINGS) for _ in range(2))
+    alone, many = (masks.Encoder(TOKENIZER, SETTINGS) for _ in range(2))
     expected = list(alone.run(chats(200)))
-    assert list(workers.encode(many, chats(200), start_after=20)) == expected
+    assert list(pool.encode(many, chats(200), start_after=20)) == expected
     assert asdict(many.tally) == asdict(alone.tally)
     assert any(isinstance(item, Problem) and item.kind == "mask" for item in expected)
 
 
 def test_few_rows_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
-    encoder = chat.Encoder(TOKENIZER, SETTINGS)
-    assert list(workers.encode(encoder, chats(30)))
+    encoder = masks.Encoder(TOKENIZER, SETTINGS)
+    assert list(pool.encode(encoder, chats(30)))
 
 
 def test_a_worker_that_ends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/true")
-    encoder = chat.Encoder(TOKENIZER, SETTINGS)
+    encoder = masks.Encoder(TOKENIZER, SETTINGS)
     with pytest.raises(DataError, match="has ended"):
-        list(workers.encode(encoder, chats(60), start_after=0))
+        list(pool.encode(encoder, chats(60), start_after=0))
 
 
 def test_workers_end_with_whoever_stops_reading(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ def test_workers_end_with_whoever_stops_reading(monkeypatch: pytest.MonkeyPatch)
             started.append(self)
 
     monkeypatch.setattr(subprocess, "Popen", Watched)
-    found = workers.encode(chat.Encoder(TOKENIZER, SETTINGS), chats(300), start_after=0)
+    found = pool.encode(masks.Encoder(TOKENIZER, SETTINGS), chats(300), start_after=0)
     next(found)
     found.close()  # type: ignore[attr-defined]
     assert len(started) == 3 and all(process.poll() is not None for process in started)

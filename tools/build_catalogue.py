@@ -1,6 +1,6 @@
 """Collect every message that people see from the source into the catalogue of each language.
 
-python tools/build_catalogue.py             writes src/lorawright/locale/zh/lorawright.po
+python tools/build_catalogue.py             writes src/lorawright/i18n/locale/zh/lorawright.po
 python tools/build_catalogue.py --missing   prints what has no translation, as JSON; exits 1 if any
 python tools/build_catalogue.py --add FILE  takes translations over from such a JSON, filled in
 
@@ -25,7 +25,7 @@ from pathlib import Path
 from babel.messages.catalog import Catalog
 from babel.messages.pofile import write_po
 
-from lorawright.i18n import Language, read_catalogue
+from lorawright.i18n.catalogue import Language, read_catalogue
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "lorawright"
@@ -56,10 +56,10 @@ SINKS: dict[str, set[int]] = {
 }
 # Functions and constants that make texts which are data until they are shown.
 ROOTS = (
-    ("architecture.py", "_state"),
-    ("architecture.py", "one_chat_a_pass"),
-    ("checkpoint.py", "NEEDED"),
-    ("compiled.py", "pays"),
+    ("plan/architecture.py", "_state"),
+    ("plan/architecture.py", "one_chat_a_pass"),
+    ("run/checkpoint.py", "NEEDED"),
+    ("model/compiled.py", "pays"),
     ("config/explain.py", "_words"),
     ("config/schedules.py", "TAKES"),
     ("config/schedules.py", "_together"),
@@ -70,15 +70,15 @@ ROOTS = (
     ("config/trl_fields.py", "_optimizer_problems"),
     ("config/trl_fields.py", "_refused"),
     ("config/trl_fields.py", "_tracker_problems"),
-    ("data/read.py", "BINARY_STARTS"),
-    ("doctor.py", "examine"),
-    ("doctor.py", "_notes"),
-    ("eject.py", "_first_difference"),
+    ("data/rows.py", "BINARY_STARTS"),
+    ("cli/doctor_facts.py", "examine"),
+    ("cli/doctor_facts.py", "_notes"),
+    ("export/eject.py", "_first_difference"),
     ("export/gguf_file.py", "_differences"),
-    ("lock.py", "HINT"),
-    ("outputs.py", "kept_places"),
-    ("owned.py", "usual_places"),
-    ("resume.py", "differences"),
+    ("run/lock.py", "HINT"),
+    ("run/outputs.py", "kept_places"),
+    ("run/owned.py", "usual_places"),
+    ("run/resume.py", "differences"),
 )
 # Whose texts may be a single word.
 WORD_SINKS = {
@@ -101,7 +101,7 @@ KEYWORDS = {
     "reasons",
 }
 # Scripts and command lines: for a shell, in whatever language.
-SKIPPED = {"launch.py", "launch_script.py", "cli/quiet.py"}
+SKIPPED = {"distributed/launch_files.py", "distributed/scripts.py", "distributed/signals.py"}
 NOISE = re.compile(  # commands, links, styles, settings
     r"train --\S+|(pip|ollama|<!--|tar) .*|\[\{0\}\]\(https.*| --.*|bold red|\w+\.\w+: \w+"
 )  # commands, styles, settings
@@ -216,7 +216,7 @@ class Collector:
         for text in SEVERITIES:
             self.messages[text].files.add("types.py")
         for text in LABELS:
-            self.messages[text].files.add("doctor.py")
+            self.messages[text].files.add("cli/doctor.py")
         return {text: found for text, found in self.messages.items() if _is_prose(text)}
 
     def _sizes(self) -> tuple[int, int]:
@@ -381,7 +381,7 @@ class Collector:
 
     def _docstrings(self) -> None:
         """What `--help` says of each verb."""
-        (cli,) = [module for module in self.modules if module.name == "cli/__init__.py"]
+        (cli,) = [module for module in self.modules if module.name == "cli/app.py"]
         verbs = {name.id for name in _assigned_names(cli.tree, "VERBS")}
         for module in self.modules:
             if not module.name.startswith("cli/"):
@@ -393,7 +393,7 @@ class Collector:
 
     def _recipes(self) -> None:
         """Comments of the configs to copy, and their first lines."""
-        for path in sorted((PACKAGE / "recipes").glob("*.yaml")):
+        for path in sorted((PACKAGE / "assets" / "recipes").glob("*.yaml")):
             self._take_comments(path.read_text("utf-8"), f"recipes/{path.name}")
 
     def _take_comments(self, config: str, file: str) -> None:
@@ -505,7 +505,7 @@ def build(language: str, messages: dict[str, Message], known: dict[str, str]) ->
 
 
 def catalogue_path(language: str) -> Path:
-    return PACKAGE / "locale" / language / "lorawright.po"
+    return PACKAGE / "i18n" / "locale" / language / "lorawright.po"
 
 
 def read(language: str) -> dict[str, str]:

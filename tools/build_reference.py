@@ -18,7 +18,7 @@ import typer
 import yaml
 from pydantic.fields import FieldInfo
 
-from lorawright.cli import app
+from lorawright.cli.app import app
 from lorawright.config.schema import Config, Section
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"

@@ -16,8 +16,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from conftest import make_config  # noqa: E402 # the tests' folder comes first
 
-from lorawright import train  # noqa: E402
-from lorawright.environment import installed_versions  # noqa: E402
+from lorawright.run.environment import installed_versions  # noqa: E402
+from lorawright.training import train  # noqa: E402
 
 
 def main() -> None:

@@ -24,12 +24,15 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from lorawright import checkpoint, hub, supervise, train
-from lorawright.cli.quiet import quiet
+from lorawright import hub
 from lorawright.config import Config
-from lorawright.run_folder import RunFolder
-from lorawright.screen import Screen
-from lorawright.train import Start
+from lorawright.distributed import supervise
+from lorawright.distributed.signals import quiet
+from lorawright.run import checkpoint
+from lorawright.run.events import Screen
+from lorawright.run.folder import RunFolder
+from lorawright.training import train
+from lorawright.training.train import Start
 
 STRATEGIES = ["none", "ddp", "zero1", "zero3", "fsdp2"]
 NUM_LINES = 12  # of the run's metrics: eight steps, four evaluations

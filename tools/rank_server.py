@@ -19,17 +19,16 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from lorawright.cli.quiet import quiet
+from lorawright.distributed.signals import quiet
 
 quiet()
 
 import accelerate  # noqa: E402, F401
 import deepspeed  # noqa: E402, F401
 
-from lorawright import train  # noqa: E402
-from lorawright.cli import rank  # noqa: E402
 from lorawright.config import Config  # noqa: E402
-from lorawright.supervise import GRACE_SECONDS  # noqa: E402
+from lorawright.distributed.supervise import GRACE_SECONDS  # noqa: E402
+from lorawright.training import train, worker  # noqa: E402
 
 
 def answer(text: str) -> None:
@@ -58,7 +57,7 @@ def fork(request: dict[str, Any], number: int) -> int:
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(request["port"]),
             }
-            code = rank.main(request["jobs"][number])
+            code = worker.main(request["jobs"][number])
     except BaseException:  # a forked child has no caller: told, then an exit code
         traceback.print_exc()
     finally:

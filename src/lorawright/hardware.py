@@ -1,14 +1,27 @@
-"""What this machine has: facts that decide defaults, in one place so that tests can fake them."""
+"""This machine → its device, dtypes and free memory: facts that decide defaults.
+
+Free memory is what the system has and what a container allows:
+
+    /proc/self/cgroup   0::/a/b      ─►  /sys/fs/cgroup/a/b/memory.max, /a/memory.max, …
+                        5:memory:/a  ─►  /sys/fs/cgroup/memory/a/memory.limit_in_bytes, …
+
+A limit stands in any group above a process; inside a container the paths of the host may not
+exist, the mount's top is the container's own group then.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
-from lorawright import machine
+import psutil
+
+from lorawright import hardware
 
 
 class Device(StrEnum):
@@ -58,11 +71,11 @@ def detect() -> Hardware:
             min(major * 10 + minor for major, minor in capabilities),
         )
     if torch.backends.mps.is_available():
-        return Hardware(Device.MPS, "Apple GPU", True, machine.free_memory(), 1, threads)
+        return Hardware(Device.MPS, "Apple GPU", True, hardware.free_memory(), 1, threads)
     features = torch.cpu.get_capabilities()
     fast = bool(features.get("amx_bf16") or features.get("avx512_bf16") or features.get("bf16"))
     name = str(features.get("cpu_name") or "CPU")
-    return Hardware(Device.CPU, name, fast, machine.free_memory(), 1, threads)
+    return Hardware(Device.CPU, name, fast, hardware.free_memory(), 1, threads)
 
 
 def measure_flops(device: Device, dtype: str, rows: int, inner: int, columns: int) -> float:
@@ -136,3 +149,84 @@ def peak_memory_bytes() -> int | None:
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024  # macOS counts bytes, Linux kilobytes
+
+
+ROOT = Path("/")
+
+V2 = ("memory.max", "memory.current", "inactive_file")
+V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+"""Files of limit and use, and the field of memory.stat that is given back when it is needed."""
+
+
+def free_memory(root: Path = ROOT) -> int:
+    """Bytes that can be had without swapping, and without being ended by a container.
+
+    Args:
+        root: Of the file system, for tests.
+    """
+    free = int(psutil.virtual_memory().available)
+    for folder, names in _groups(root):
+        allowed = _left(folder, names)
+        if allowed is not None:
+            free = min(free, allowed)
+    return free
+
+
+def _groups(root: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
+    """Folders that may limit this process, its own first."""
+    top = root / "sys/fs/cgroup"
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return  # not Linux
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        mount, names = (top / "memory", V1) if controllers else (top, V2)
+        own = mount / path.lstrip("/")
+        for folder in (own, *own.parents):
+            yield folder, names
+            if folder == mount:
+                break
+
+
+def _left(folder: Path, names: tuple[str, str, str]) -> int | None:
+    """Bytes that a group may still take; None without a limit."""
+    limit, used, given_back = names
+    try:
+        allowed, taken = (folder / limit).read_text(), int((folder / used).read_text())
+        if not allowed.strip().isdigit():  # `max`
+            return None
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return max(0, int(allowed) - taken + int(stat.get(given_back, 0)))
+    except (OSError, ValueError):
+        return None
+
+
+SHORT_SPIN = {"GOMP_SPINCOUNT": "20000", "KMP_BLOCKTIME": "1"}
+"""libgomp's in turns of a loop, libiomp's in milliseconds (its default is 200)."""
+
+CHOICES = ("OMP_WAIT_POLICY", *SHORT_SPIN)
+
+
+def set_short_spin(environment: MutableMapping[str, str]) -> None:
+    """Makes OpenMP's waiting threads sleep soon; whoever has set one of the variables has chosen.
+
+    After a parallel loop the threads of libgomp count to 300,000 before they sleep. Where another
+    program holds one of the cores, the thread that is still at work is the one that waits for a
+    core, and the others burn theirs meanwhile: a training step took 33 s in place of 5.4 s on two
+    cores of which one was taken, 12 s with a short spin, and the same 5.4 s on an idle machine
+    (docs/log.md).
+
+    libgomp and libiomp read their variables when they are loaded, with torch; nothing is started
+    anew. See GCC's manual of libgomp, "GOMP_SPINCOUNT", and LLVM's of OpenMP, "KMP_BLOCKTIME".
+    """
+    if not any(environment.get(name) for name in CHOICES):
+        environment.update(SHORT_SPIN)
+
+
+def describe_spin(environment: MutableMapping[str, str]) -> str:
+    """What is set, for `doctor`."""
+    found = [f"{name}={environment[name]}" for name in CHOICES if environment.get(name)]
+    return ", ".join(found) or "as OpenMP does by default: they spin for long"

@@ -29,9 +29,9 @@ def chat(
 ) -> None:
     """Talk to a run; /base asks the base model the same, /retry asks again."""
     from lorawright.cli import console
-    from lorawright.cli.quiet import quiet
+    from lorawright.distributed.signals import quiet
     from lorawright.errors import ConfigError
-    from lorawright.run_folder import open_run, read_config
+    from lorawright.run.folder import open_run, read_config
 
     if serve and (base or prompt is not None):
         raise ConfigError(
@@ -40,11 +40,11 @@ def chat(
     folder, _ = open_run(run)
     settings = read_config(folder).model
     if serve:
-        from lorawright import serve as endpoint
+        from lorawright.inference import server as endpoint
 
         endpoint.refuse_missing_packages()
     quiet()
-    from lorawright.talk import Sampling, Talker
+    from lorawright.inference.generate import Sampling, Talker
 
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     if serve:

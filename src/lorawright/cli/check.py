@@ -19,10 +19,10 @@ INDEX = re.compile(r"\[\d+\]")
 
 def check(config: ConfigFile, set_: Overrides = None, json: Json = False) -> None:
     """List every problem of config and data, and prove the masks."""
-    from lorawright import prepare
     from lorawright.cli import console
     from lorawright.cli.progress import RowCounter
     from lorawright.config import load_leniently
+    from lorawright.dataset import prepare
     from lorawright.errors import LorawrightError
 
     loaded = load_leniently(config, set_ or [])
@@ -67,10 +67,11 @@ def check(config: ConfigFile, set_: Overrides = None, json: Json = False) -> Non
 
 def _module_problems(loaded: Loaded) -> list[Problem]:
     """`lora.target_modules` against the model's config.json."""
-    from lorawright import hub, modules
+    from lorawright import hub
+    from lorawright.plan import target_modules
 
     settings = loaded.config.model
-    found = modules.problem(
+    found = target_modules.problem(
         loaded.config.lora, hub.tokenizer_folder(settings.name, settings.revision)
     )
     if found is None:
@@ -109,7 +110,7 @@ def _first_of(group: list[Problem]) -> Problem:
 
 def _print_summary(prepared: object) -> None:
     from lorawright.cli import console
-    from lorawright.prepare import Prepared
+    from lorawright.dataset.prepare import Prepared
 
     assert isinstance(prepared, Prepared)
     stats, certificate = prepared.stats, prepared.certificate

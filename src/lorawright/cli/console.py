@@ -13,7 +13,7 @@ from rich.text import Text
 
 from lorawright.cli import streams
 from lorawright.errors import LorawrightError
-from lorawright.i18n import translate
+from lorawright.i18n.catalogue import translate
 from lorawright.types import Kind, Problem, Severity
 
 MOST_SHOWN = 20  # problems printed in full; --json has all

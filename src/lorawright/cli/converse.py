@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, field, replace
 
 from lorawright.cli import console
-from lorawright.talk import Sampling, Talker
+from lorawright.inference.generate import Sampling, Talker
 
 HELP = """\
 /retry        answer the last question again (another sample, if temperature is above 0)

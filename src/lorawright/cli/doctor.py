@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from lorawright.cli.options import Json
-from lorawright.i18n import translate
+from lorawright.i18n.catalogue import translate
 
 LABEL_WIDTH = 14
 
 
 def doctor(json: Json = False) -> None:
     """Show versions, hardware and what `auto` means here."""
-    from lorawright import doctor as stage
     from lorawright.cli import console
-    from lorawright.cli.quiet import quiet
+    from lorawright.cli import doctor_facts as stage
+    from lorawright.distributed.signals import quiet
 
     quiet()
     facts = stage.examine()

@@ -20,12 +20,12 @@ def eject(
 ) -> None:
     """Write a plain TRL script that does the same run without lorawright."""
     from lorawright.cli import console
-    from lorawright.cli.quiet import quiet
     from lorawright.config import load
+    from lorawright.distributed.signals import quiet
 
     settings = load(config, set_ or []).config
     quiet()
-    from lorawright import eject as stage
+    from lorawright.export import eject as stage
 
     folder = Path(out) if out is not None else Path(f"{Path(config).stem}-trl")
     done = stage.eject(settings, config, folder)

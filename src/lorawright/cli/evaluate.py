@@ -31,14 +31,14 @@ def evaluate(
     """Compare base and tuned model: loss, answers, whether they stop."""
     from lorawright.cli import console
     from lorawright.cli.progress import TaskBar
-    from lorawright.cli.quiet import quiet
-    from lorawright.run_folder import open_run, read_config
+    from lorawright.distributed.signals import quiet
+    from lorawright.run.folder import open_run, read_config
 
     folder, _ = open_run(run)
     config = read_config(folder)
     quiet()
-    from lorawright import evaluate as stage
     from lorawright.cli.verdict import renew_report
+    from lorawright.evaluate import run as stage
 
     options = stage.Options(data, base, samples, max_new_tokens, lm_eval)
     with TaskBar(quiet=json) as progress:
@@ -59,7 +59,7 @@ def _print(found: dict[str, Any]) -> None:
     from rich.table import Table
 
     from lorawright.cli import console
-    from lorawright.i18n import translate
+    from lorawright.i18n.catalogue import translate
 
     out, data = console.out(), found["data"]
     out.print(
@@ -95,8 +95,8 @@ def _print_verdict(found: dict[str, Any]) -> None:
     """What the figures say, and by how much answers moved."""
     from lorawright.cli import console
     from lorawright.cli.verdict import in_words
-    from lorawright.i18n import translate
-    from lorawright.outcome import judge, margin
+    from lorawright.i18n.catalogue import translate
+    from lorawright.run.outcome import judge, margin
 
     out, base, error = console.out(), found["base"], found["standard_error"]
     if base is None:
@@ -141,7 +141,7 @@ def _cell(figures: dict[str, Any] | None, key: str, form: str) -> str:
 def _print_sample(found: dict[str, Any]) -> None:
     """The first answer that changed, in full; the rest stands in the file."""
     from lorawright.cli import console
-    from lorawright.outcome import Change, answer_change
+    from lorawright.run.outcome import Change, answer_change
 
     if not found["samples"]:
         return

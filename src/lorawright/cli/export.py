@@ -34,8 +34,8 @@ def export(
     """Write files for llama.cpp, Ollama or vLLM, and prove them."""
     from lorawright.cli import console
     from lorawright.cli.progress import TaskBar
-    from lorawright.cli.quiet import quiet
-    from lorawright.run_folder import open_run, read_config
+    from lorawright.distributed.signals import quiet
+    from lorawright.run.folder import open_run, read_config
 
     types = type_ or [GgufType.Q8_0 if to is Target.OLLAMA else GgufType.F16]
     _refuse(to, type_)

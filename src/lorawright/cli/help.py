@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from lorawright.errors import ConfigError
-from lorawright.i18n import translate
+from lorawright.i18n.catalogue import translate
 
 # Typer brings its own copy of click or takes the installed one, by its version: its public names
 # lead to the right one.

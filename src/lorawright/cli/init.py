@@ -15,7 +15,7 @@ def init(
 ) -> None:
     """Write a config and example chats to start from."""
     from lorawright.cli import console
-    from lorawright.starter import write_project
+    from lorawright.cli.starter import write_project
 
     for path in write_project(folder, model):
         console.out().print(str(path))

@@ -13,7 +13,7 @@ from lorawright.cli.options import ConfigFile, Json, Overrides
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from lorawright.chat import ChatTokenizer
+    from lorawright.masks import ChatTokenizer
     from lorawright.types import EncodedChat
 
 
@@ -28,11 +28,13 @@ def inspect(
     """Show which tokens are trained: those between ⟦ ⟧."""
     from itertools import islice
 
-    from lorawright import chat, hub, outputs, prepare
+    from lorawright import hub, masks
     from lorawright.cli import console
     from lorawright.cli.progress import RowCounter
     from lorawright.config import load
+    from lorawright.dataset import prepare
     from lorawright.errors import ConfigError
+    from lorawright.run import outputs
 
     if split not in ("train", "eval"):
         raise ConfigError(
@@ -49,7 +51,7 @@ def inspect(
             "there is no evaluation set", where="--split eval", hint="set `data.eval`"
         )
     folder = hub.tokenizer_folder(settings.model.name, settings.model.revision)
-    tokenizer = chat.load(folder, settings.model.name)
+    tokenizer = masks.load(folder, settings.model.name)
     rows = islice(store, num_rows or None)
     if html is not None:
         _write_page(html, tokenizer, rows, f"{config}: {split}")
@@ -76,11 +78,12 @@ def inspect(
 def _write_page(
     path: str, tokenizer: ChatTokenizer, rows: Iterable[EncodedChat], title: str
 ) -> None:
-    from lorawright import i18n, mask_page
     from lorawright.cli import console
     from lorawright.errors import LorawrightError
+    from lorawright.i18n import catalogue
+    from lorawright.masks import page
 
-    text = mask_page.page(tokenizer, rows, title, i18n.language())
+    text = page.page(tokenizer, rows, title, catalogue.language())
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
@@ -94,9 +97,8 @@ def print_row(tokenizer: object, row: object) -> None:
     """One chat in the terminal."""
     from rich.text import Text
 
-    from lorawright import view
-    from lorawright.chat import ChatTokenizer
     from lorawright.cli import console
+    from lorawright.masks import ChatTokenizer, view
     from lorawright.types import EncodedChat
 
     assert isinstance(tokenizer, ChatTokenizer) and isinstance(row, EncodedChat)

@@ -24,8 +24,8 @@ def launch_script(
     """Print a script that runs a config on several machines."""
     from lorawright.cli import console
     from lorawright.config import load
+    from lorawright.distributed.scripts import Flavour, write
     from lorawright.errors import ConfigError
-    from lorawright.launch_script import Flavour, write
 
     asked = {Flavour.SLURM: slurm, Flavour.SKYPILOT: skypilot, Flavour.TORCHRUN: torchrun}
     chosen = [flavour for flavour, is_asked in asked.items() if is_asked]

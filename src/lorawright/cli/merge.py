@@ -19,14 +19,14 @@ def merge(
     """Merge the adapter into its base, and compare the two."""
     from lorawright.cli import console
     from lorawright.cli.progress import TaskBar
-    from lorawright.cli.quiet import quiet
-    from lorawright.run_folder import open_run, read_config
+    from lorawright.distributed.signals import quiet
+    from lorawright.run.folder import open_run, read_config
 
     folder, _ = open_run(run)
     config = read_config(folder)
     quiet()
-    from lorawright import merge as stage
     from lorawright.cli.verdict import renew_report
+    from lorawright.export import merge as stage
 
     options = stage.Options(Path(output) if output else None, data, max_kl, overwrite)
     with TaskBar(quiet=json) as progress:

@@ -10,8 +10,8 @@ from lorawright.cli.options import ConfigFile, Json, Overrides
 
 if TYPE_CHECKING:
     from lorawright.config import Config
-    from lorawright.estimate import Times
-    from lorawright.ready import Ready, Totals
+    from lorawright.plan.estimate import Times
+    from lorawright.plan.ready import Ready, Totals
 
 
 def plan(
@@ -25,13 +25,13 @@ def plan(
     """Show the steps of a run, its memory and its time."""
     from lorawright.cli import console
     from lorawright.cli.progress import RowCounter
-    from lorawright.cli.quiet import quiet
     from lorawright.config import load
+    from lorawright.distributed.signals import quiet
 
     settings = load(config, set_ or []).config
     quiet()
-    from lorawright import ready as stage
-    from lorawright.screen import Screen
+    from lorawright.plan import ready as stage
+    from lorawright.run.events import Screen
 
     with RowCounter(quiet=json) as progress:
         screen = Screen()
@@ -50,12 +50,12 @@ def _cost(
     settings: Config, ready: Ready, totals: Totals, *, probe: bool
 ) -> tuple[Times | None, int | None]:
     """Seconds and bytes: estimated, or measured by the run's first steps."""
-    from lorawright.ready import estimate_times
+    from lorawright.plan.ready import estimate_times
 
     times = estimate_times(ready, totals.num_computed_tokens, totals.num_trained_tokens)
     if probe:
-        from lorawright import probe as measuring
-        from lorawright.estimate import Times
+        from lorawright.plan.estimate import Times
+        from lorawright.training import probe as measuring
 
         measured = measuring.run(settings, ready, totals)
         if times is None:
@@ -118,7 +118,7 @@ def _print(
     ready: Ready, totals: Totals, times: Times | None, peak: int | None, *, probe: bool
 ) -> None:
     from lorawright.cli import console
-    from lorawright.i18n import translate
+    from lorawright.i18n.catalogue import translate
 
     out = console.out()
     number, about = console.number, "" if totals.exact else translate("about ")

@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.table import Column
 
 from lorawright.cli import console
-from lorawright.i18n import translate
+from lorawright.i18n.catalogue import translate
 
 SECONDS_BETWEEN_LINES = 5.0  # where there is no terminal to redraw
 NARROW_COLUMNS = 80  # below, speed and time so far are left out

@@ -26,10 +26,10 @@ def push(
 ) -> None:
     """Upload an adapter with its card; no checkpoints, no data."""
     from lorawright.cli import console
-    from lorawright.cli.quiet import quiet
+    from lorawright.distributed.signals import quiet
 
     quiet()
-    from lorawright import push as stage
+    from lorawright.export import push as stage
 
     done = stage.push(run, repo, base=base_model, private=private, dry_run=dry_run)
     if json:

@@ -16,8 +16,8 @@ def quickstart(
     from lorawright.cli import console
     from lorawright.cli.check import check
     from lorawright.cli.inspect import inspect
-    from lorawright.cli.quiet import quiet
-    from lorawright.quickstart import write
+    from lorawright.cli.quickstart_run import write
+    from lorawright.distributed.signals import quiet
 
     started = time.perf_counter()
     config = write(Path(folder))
@@ -28,10 +28,10 @@ def quickstart(
     inspect(str(config), num_rows=2)
     out.rule("3. train", align="left")
     quiet()
-    from lorawright import train
     from lorawright.cli.screen import TrainScreen
     from lorawright.cli.train import print_result, resume_command
     from lorawright.config import load
+    from lorawright.training import train
 
     with TrainScreen() as screen:
         result = train.run(
@@ -55,11 +55,11 @@ def _compare(run: Path) -> None:
     from rich.table import Table
 
     from lorawright.cli import console
+    from lorawright.cli.quickstart_run import questions
     from lorawright.config.schema import ModelSettings
-    from lorawright.i18n import translate
-    from lorawright.quickstart import questions
-    from lorawright.run_folder import open_run
-    from lorawright.talk import Sampling, Talker
+    from lorawright.i18n.catalogue import translate
+    from lorawright.inference.generate import Sampling, Talker
+    from lorawright.run.folder import open_run
 
     folder, config = open_run(run)
     talker = Talker.load(folder, ModelSettings.model_validate(config["model"]))

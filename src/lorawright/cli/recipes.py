@@ -15,9 +15,9 @@ def recipes(
 ) -> None:
     """List, print or copy the configs that come with lorawright."""
     from lorawright.cli import console
+    from lorawright.cli.starter import find_recipe, list_recipes
     from lorawright.errors import ConfigError
-    from lorawright.i18n import translate, translate_comments
-    from lorawright.starter import find_recipe, list_recipes
+    from lorawright.i18n.catalogue import translate, translate_comments
 
     if name is None:
         for recipe in list_recipes():

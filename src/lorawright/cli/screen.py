@@ -7,14 +7,14 @@ from typing import Self
 
 from lorawright.cli import console
 from lorawright.cli.progress import RowCounter, StepBar
+from lorawright.dataset.prepare import Prepared
 from lorawright.hardware import Device
-from lorawright.i18n import translate
-from lorawright.model import Trainable
-from lorawright.plan import Plan
-from lorawright.prepare import Prepared
-from lorawright.records import StepRecord
-from lorawright.resolve import Resolved
-from lorawright.screen import Screen, TimesOf
+from lorawright.i18n.catalogue import translate
+from lorawright.model.load import Trainable
+from lorawright.plan.settings import Resolved
+from lorawright.plan.steps import Plan
+from lorawright.run.events import Screen, TimesOf
+from lorawright.run.records import StepRecord
 
 
 class TrainScreen(Screen):

@@ -19,7 +19,7 @@ from lorawright.cli.options import (
 
 if TYPE_CHECKING:
     from lorawright.config import Config
-    from lorawright.train import Result, Start
+    from lorawright.training.train import Result, Start
 
 
 def train(
@@ -47,8 +47,8 @@ def train(
 ) -> None:
     """Train; `--resume` goes on from the newest checkpoint."""
     from lorawright.cli import console
-    from lorawright.cli.quiet import quiet
     from lorawright.config import load
+    from lorawright.distributed.signals import quiet
     from lorawright.errors import ConfigError
 
     if overwrite and (resume or resume_anyway):
@@ -60,8 +60,8 @@ def train(
     if not dry_run:
         _refuse_early(settings, Path(config), resumes=resume or resume_anyway, anew=overwrite)
     quiet()
-    from lorawright import train as stage
     from lorawright.cli.screen import TrainScreen
+    from lorawright.training import train as stage
 
     if dry_run:
         given = [part for override in overrides for part in ("--set", override)]
@@ -85,7 +85,7 @@ def train(
 
 
 def _start(*, overwrite: bool, resume: bool, resume_anyway: bool) -> Start:
-    from lorawright.train import Start
+    from lorawright.training.train import Start
 
     if overwrite:
         return Start.OVERWRITE
@@ -96,10 +96,10 @@ def _start(*, overwrite: bool, resume: bool, resume_anyway: bool) -> Start:
 
 def _refuse_early(settings: Config, source: Path, *, resumes: bool, anew: bool) -> None:
     """What a look at the disk decides, before torch is imported: that takes seconds."""
-    from lorawright import outputs
     from lorawright.data import find_sources
-    from lorawright.resume import refuse_if_none
-    from lorawright.run_folder import RunFolder
+    from lorawright.run import outputs
+    from lorawright.run.folder import RunFolder
+    from lorawright.run.resume import refuse_if_none
     from lorawright.types import Split
 
     if settings.distributed.machine_rank == 0:
@@ -172,11 +172,11 @@ def _as_json(result: Result) -> dict[str, object]:
 
 def _dry_run(command: list[str], settings: object, json: bool) -> None:
     """The resolved config, TRL's and PEFT's, and the command; nothing is loaded or written."""
-    from lorawright import train as stage
     from lorawright.cli import console
     from lorawright.config import Config
-    from lorawright.run_folder import dump_config
-    from lorawright.screen import Screen
+    from lorawright.run.events import Screen
+    from lorawright.run.folder import dump_config
+    from lorawright.training import train as stage
 
     assert isinstance(settings, Config)
     ready = stage.get_ready(settings, Screen())

@@ -9,8 +9,8 @@ from rich.text import Text
 from lorawright import report
 from lorawright.cli import console
 from lorawright.errors import LorawrightError
-from lorawright.i18n import translate
-from lorawright.outcome import Change, Outcome
+from lorawright.i18n.catalogue import translate
+from lorawright.run.outcome import Change, Outcome
 
 
 def training_loss(found: Outcome) -> str:

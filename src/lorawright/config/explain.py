@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic.functional_validators import AfterValidator, BeforeValidator
 
-from lorawright.config.foreign import advice
+from lorawright.config.other_tools import advice
 from lorawright.config.schema import Config
 from lorawright.config.yaml_tree import Key, dotted
 

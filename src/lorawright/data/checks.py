@@ -10,8 +10,8 @@ from typing import Any
 
 import orjson
 
-from lorawright.data.findings import Finding
 from lorawright.data.formats import Chat
+from lorawright.data.problems import Finding
 from lorawright.types import Kind, Role, ToolCall
 
 DIGEST_BYTES = 16

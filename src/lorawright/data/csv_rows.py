@@ -6,10 +6,10 @@ import csv
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from lorawright.data.files import open_file
-from lorawright.data.findings import clip
+from lorawright.data.file_names import open_file
+from lorawright.data.json_rows import MOST_ROW_BYTES, RawRow, not_utf8, too_long
 from lorawright.data.lines import lines_of
-from lorawright.data.parse_json import MOST_ROW_BYTES, RawRow, not_utf8, too_long
+from lorawright.data.problems import clip
 from lorawright.data.sources import DataFile
 from lorawright.data.tables import JSON_COLUMNS, same_names, with_json_cells
 from lorawright.types import Kind, Problem

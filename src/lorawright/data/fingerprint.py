@@ -6,7 +6,7 @@ import hashlib
 import os
 
 from lorawright.config.schema import DataSettings
-from lorawright.data.files import open_file
+from lorawright.data.file_names import open_file
 from lorawright.data.sources import HubSet, find_sources
 from lorawright.errors import DataError
 from lorawright.types import Split

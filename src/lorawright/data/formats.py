@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lorawright.config.schema import Format
-from lorawright.data.findings import Draft, Finding, got, names, nearest
 from lorawright.data.messages import (
     FROM_VALUE,
     OPENAI,
@@ -24,6 +23,7 @@ from lorawright.data.messages import (
     parse_messages,
     parse_tools,
 )
+from lorawright.data.problems import Draft, Finding, got, names, nearest
 from lorawright.types import Message, Role
 
 

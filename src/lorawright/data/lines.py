@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from lorawright.data.parse_json import MOST_ROW_BYTES
+from lorawright.data.json_rows import MOST_ROW_BYTES
 
 STEP_BYTES = 2**16
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from lorawright.data.calls import FUNCTION_CALL, calls_from_text, decode, parse_calls
-from lorawright.data.findings import Draft, did_you_mean, got, names, nearest, quote
 from lorawright.data.parts import Parts, parse_parts
+from lorawright.data.problems import Draft, did_you_mean, got, names, nearest, quote
+from lorawright.data.tool_calls import FUNCTION_CALL, calls_from_text, decode, parse_calls
 from lorawright.types import Message, Role
 
 OPENAI_ROLES: Mapping[str, Role] = {

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lorawright.data.calls import calls_from_text
-from lorawright.data.findings import Draft, got, names, quote
+from lorawright.data.problems import Draft, got, names, quote
+from lorawright.data.tool_calls import calls_from_text
 from lorawright.types import Role, ToolCall
 
 TEXT, REASONING, TOOL_CALL = "text", "reasoning", "tool_call"

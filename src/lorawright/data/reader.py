@@ -17,19 +17,12 @@ import orjson
 
 from lorawright.config.schema import DataSettings, Format, RowPolicy, StrictPolicy
 from lorawright.data import checks
-from lorawright.data.files import printable
-from lorawright.data.findings import Finding
-from lorawright.data.formats import (
-    KNOWN_KEYS,
-    Chat,
-    detect,
-    parse_row,
-    text_key,
-    unknown_format,
-)
-from lorawright.data.parse_json import RawRow
-from lorawright.data.read import read_rows
+from lorawright.data.file_names import printable
+from lorawright.data.formats import KNOWN_KEYS, Chat, detect, parse_row, text_key, unknown_format
+from lorawright.data.json_rows import RawRow
+from lorawright.data.problems import Finding
 from lorawright.data.remarks import Remarks
+from lorawright.data.rows import read_rows
 from lorawright.data.sources import DataFile, HubSet, find_sources
 from lorawright.errors import DataError
 from lorawright.types import Conversation, Kind, Problem, Severity, Split

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from lorawright.data.findings import quote
 from lorawright.data.formats import Chat
-from lorawright.data.parse_json import RawRow
+from lorawright.data.json_rows import RawRow
+from lorawright.data.problems import quote
 from lorawright.types import Kind, Message, Problem, Role, Severity, Split
 
 MOST_NAMES = 20  # of a file that are named; a file of templates may have thousands

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorawright.data.files import display_name, printable
-from lorawright.data.findings import clip
+from lorawright.data.file_names import display_name, printable
+from lorawright.data.problems import clip
 from lorawright.errors import DataError
 from lorawright.types import Split
 

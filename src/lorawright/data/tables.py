@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from lorawright.data.files import open_file
-from lorawright.data.findings import clip, names, quote
-from lorawright.data.parse_json import MOST_ROW_BYTES, RawRow, exact_inside
+from lorawright.data.file_names import open_file
+from lorawright.data.json_rows import MOST_ROW_BYTES, RawRow, exact_inside
+from lorawright.data.problems import clip, names, quote
 from lorawright.data.sources import DataFile
 from lorawright.types import Kind, Problem
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from lorawright.eval_chats import Question
+from lorawright.evaluate.chats import Question
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from lorawright import head
-from lorawright.divergence import hidden_states
-from lorawright.eval_chats import EvalChat
+from lorawright.evaluate.chats import EvalChat
+from lorawright.model import loss as head
+from lorawright.model.divergence import hidden_states
 
 LENGTHS = (128, 512, 2048, 8192)  # upper ends of the classes of length, in tokens
 LENGTH_CLASSES = [

@@ -15,7 +15,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import Tokenizer
 from sacrebleu.metrics import CHRF
 
-from lorawright.tool_calls import Call, read_calls
+from lorawright.inference.tool_calls import Call, read_calls
 
 UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"  # written without spaces
 WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")

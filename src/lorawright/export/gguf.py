@@ -16,27 +16,22 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from lorawright import (
-    chat,
-    divergence,
-    eval_chats,
-    hardware,
-    merge,
-    mishaps,
-    owned,
-    run_names,
-)
+from lorawright import hardware, masks
 from lorawright.config.schema import Config
-from lorawright.divergence import Outlook
-from lorawright.durable import sync
 from lorawright.errors import ModelError, RunFolderError
-from lorawright.export import gguf_file, gguf_tokenizer
+from lorawright.evaluate import chats
+from lorawright.export import gguf_file, gguf_tokenizer, merge
 from lorawright.export.gguf_file import Layout
 from lorawright.export.gguf_tokenizer import GgufTokenizer
-from lorawright.merge import Parts
-from lorawright.model import TORCH_DTYPE
-from lorawright.owned import Kind, Marker
-from lorawright.run_folder import RunFolder
+from lorawright.export.merge import Parts
+from lorawright.model import divergence
+from lorawright.model.divergence import Outlook
+from lorawright.model.load import TORCH_DTYPE
+from lorawright.run import names, owned
+from lorawright.run.files import sync
+from lorawright.run.folder import RunFolder
+from lorawright.run.owned import Kind, Marker
+from lorawright.training import failures
 from lorawright.types import GgufType
 
 RESULT = "export-gguf.json"
@@ -76,7 +71,7 @@ def run(
 
     The run folder is held meanwhile, see `make`.
     """
-    with mishaps.results_into(folder, "export"):
+    with failures.results_into(folder, "export"):
         return make(folder, config, options, progress)
 
 
@@ -100,7 +95,7 @@ def make(
         refuse_taken(unfinished(path), folder, overwrite=True)  # what a killed export left
     parts = merge.open_parts(folder, config)
     where = parts.config.model.name
-    rows = eval_chats.proof_rows(config, options.data)
+    rows = chats.proof_rows(config, options.data)
     settings = AutoConfig.from_pretrained(
         parts.base, trust_remote_code=parts.config.model.trust_remote_code
     )
@@ -114,11 +109,11 @@ def make(
     found: dict[str, dict[str, Any]] = {}
     for kind, path in paths.items():
         bound = MOST_MEAN_KL[kind] if options.max_mean_kl is None else options.max_mean_kl
-        with mishaps.unwritable(output):
+        with failures.unwritable(output):
             output.mkdir(parents=True, exist_ok=True)
             found[str(kind)] = task.make(layouts[kind], path, bound)
         written = {**(folder.read_json(RESULT) or {}), **found}
-        mishaps.write_result(folder, RESULT, written)
+        failures.write_result(folder, RESULT, written)
     return found
 
 
@@ -131,7 +126,7 @@ def refuse_taken(path: Path, folder: RunFolder, *, overwrite: bool) -> None:
             "is there already", where=str(path), hint="replace it with --overwrite"
         )
     marker = owned.read(path.parent)
-    listed = run_names.written_exports(folder.path, path.parent) if marker is None else marker.files
+    listed = names.written_exports(folder.path, path.parent) if marker is None else marker.files
     if path.is_symlink() or not path.is_file() or path.name not in listed:
         raise RunFolderError(
             "was not written by lorawright, or by another run",
@@ -223,7 +218,7 @@ class _Task:
     def _verify_tokenizer(self, path: Path) -> None:
         """The file's tokenizer gives the ids of the model's own."""
         found = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        ours = chat.load(self.parts.base, self.parts.config.model.name)
+        ours = masks.load(self.parts.base, self.parts.config.model.name)
         texts = [ours.decode(row) for row in self.rows]
         for text, ids in zip(texts, ours.encode(texts), strict=True):
             if found(text, add_special_tokens=False)["input_ids"] != ids:

@@ -14,7 +14,7 @@ from typing import Any
 import gguf
 from gguf import GGUFWriter, TokenType
 
-from lorawright import chat
+from lorawright import masks
 from lorawright.errors import ModelError
 from lorawright.export.gguf_file import CONVERTER_HINT
 
@@ -82,14 +82,14 @@ def read(base: Path, name: str, vocab_size: int) -> GgufTokenizer:
     content = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
     rule = _rule(content, name)
     tokens, types = _tokens(content, vocab_size, name)
-    tokenizer = chat.load(base, name)
-    end_id = chat.learn(tokenizer).end_id
-    template = chat.plain(tokenizer.template)
+    tokenizer = masks.load(base, name)
+    end_id = masks.learn(tokenizer).end_id
+    template = masks.plain(tokenizer.template)
     both: str | list[dict[str, str]] = template
     if tokenizer.tool_template != tokenizer.template:
         both = [
             {"name": "default", "template": template},
-            {"name": "tool_use", "template": chat.plain(tokenizer.tool_template)},
+            {"name": "tool_use", "template": masks.plain(tokenizer.tool_template)},
         ]
     special = gguf.SpecialVocab(base, load_merges=True, n_vocab=vocab_size)
     special.special_token_ids["eos"] = end_id

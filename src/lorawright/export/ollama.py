@@ -14,14 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lorawright import chat, eval_chats, hub, mishaps
-from lorawright.chat import ChatTokenizer
+from lorawright import hub, masks
 from lorawright.config.schema import Config
-from lorawright.durable import write_atomically
+from lorawright.evaluate import chats as eval_chats
 from lorawright.export import gguf, ollama_template
 from lorawright.export.gguf import Options, Progress
 from lorawright.export.ollama_template import Match
-from lorawright.run_folder import RunFolder
+from lorawright.masks import ChatTokenizer
+from lorawright.run.files import write_atomically
+from lorawright.run.folder import RunFolder
+from lorawright.training import failures
 from lorawright.types import Conversation, Role
 
 RESULT = "export-ollama.json"
@@ -41,7 +43,7 @@ def run(folder: RunFolder, config: Config, options: Options, progress: Progress)
     Raises:
         LorawrightError: See `gguf.make`; also a chat template that cannot be written in Go.
     """
-    with mishaps.results_into(folder, "export"):
+    with failures.results_into(folder, "export"):
         return _run(folder, config, options, progress)
 
 
@@ -51,7 +53,7 @@ def _run(folder: RunFolder, config: Config, options: Options, progress: Progress
     gguf.refuse_taken(modelfile, folder, overwrite=options.overwrite)
     settings = config.model
     base = hub.model_folder(settings.name, settings.revision, with_code=settings.trust_remote_code)
-    tokenizer = chat.load(base, settings.name)
+    tokenizer = masks.load(base, settings.name)
     chats = eval_chats.proof_conversations(config, options.data)
     template = ollama_template.make(tokenizer, bare_tools=_bare_tools(chats))
     compared = [
@@ -62,7 +64,7 @@ def _run(folder: RunFolder, config: Config, options: Options, progress: Progress
     (made,) = gguf.make(folder, config, replace(options, output=output), progress).values()
     system = _shared_system(chats)
     text = _modelfile(Path(made["path"]).name, template, tokenizer, base, config, system)
-    with mishaps.unwritable(output):
+    with failures.unwritable(output):
         gguf.note_written(modelfile)
         write_atomically(modelfile, text.encode())
     name = re.sub(r"[^a-z0-9._-]", "-", folder.path.resolve().name.lower())
@@ -79,7 +81,7 @@ def _run(folder: RunFolder, config: Config, options: Options, progress: Progress
         "commands": [f"ollama create {name} -f {modelfile}", f"ollama run {name}"],
         **{key: made[key] for key in ("max_kl", "mean_kl", "top1_agreement", "num_positions")},
     }
-    mishaps.write_result(folder, RESULT, found)
+    failures.write_result(folder, RESULT, found)
     return found
 
 
@@ -117,7 +119,7 @@ def _modelfile(
     longest = model.get("max_position_embeddings", USUAL_CONTEXT)
     listed = generation.get("eos_token_id", [])
     end_ids = [listed] if isinstance(listed, int) else listed
-    texts = [chat.learn(tokenizer).end, *(tokenizer.decode([number]) for number in end_ids)]
+    texts = [masks.learn(tokenizer).end, *(tokenizer.decode([number]) for number in end_ids)]
     lines = [f"FROM ./{gguf_name}", f'TEMPLATE """{template}"""']
     if system is not None and '"""' not in system:
         lines.append(f'SYSTEM """{system}"""')

@@ -18,10 +18,10 @@ from typing import Any
 
 import jinja2
 
-from lorawright import chat
-from lorawright.chat import ChatTokenizer
+from lorawright import masks
 from lorawright.errors import ModelError
 from lorawright.export import go_template
+from lorawright.masks import ChatTokenizer
 from lorawright.types import Conversation, Message, Role, ToolCall
 
 SYSTEM, USER, ANSWER, RESULT, NAME, VALUE = (f"Zebra{n}" for n in "ABCDEF")
@@ -87,7 +87,7 @@ def compare(template: str, tokenizer: ChatTokenizer, conversation: Conversation)
     expected = tokenizer.render(messages, conversation.tools, generation_prompt=asks)
     if not asks:
         # Ollama leaves the last answer open, to be continued
-        marks = chat.learn(tokenizer)
+        marks = masks.learn(tokenizer)
         expected = expected.removesuffix(marks.tail).removesuffix(marks.end)
     got = go_template.render(template, ollama_values(messages, conversation.tools))
     if got == expected:
@@ -145,7 +145,7 @@ def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _learn(tokenizer: ChatTokenizer) -> Pieces:
-    marks = chat.learn(tokenizer)
+    marks = masks.learn(tokenizer)
     end = marks.end + marks.tail
     system, user = Message(Role.SYSTEM, SYSTEM), Message(Role.USER, USER)
     answer = Message(Role.ASSISTANT, ANSWER)

@@ -14,12 +14,15 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from lorawright import chat, hub, merge, mishaps, talk
+from lorawright import hub, masks
 from lorawright.config.schema import Config
-from lorawright.durable import write_atomically
 from lorawright.errors import ModelError
-from lorawright.merge.weights import ADAPTER
-from lorawright.run_folder import RunFolder
+from lorawright.export import merge
+from lorawright.export.merged_weights import ADAPTER
+from lorawright.inference import generate
+from lorawright.run.files import write_atomically
+from lorawright.run.folder import RunFolder
+from lorawright.training import failures
 
 RESULT = "export-vllm.json"
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of --max-lora-rank; a lower rank takes the next
@@ -44,15 +47,15 @@ def run(folder: RunFolder, config: Config) -> dict[str, Any]:
     Raises:
         LorawrightError: The run has no adapter, or its base is another.
     """
-    with mishaps.results_into(folder, "export"):
+    with failures.results_into(folder, "export"):
         return _run(folder, config)
 
 
 def _run(folder: RunFolder, config: Config) -> dict[str, Any]:
-    adapter = talk.adapter_folder(folder)
+    adapter = generate.adapter_folder(folder)
     model = config.model
     base = hub.model_folder(model.name, model.revision, with_code=model.trust_remote_code)
-    talk.refuse_other_base(folder, model.name, base)
+    generate.refuse_other_base(folder, model.name, base)
     checks = check(adapter)
     ok = all(one.ok for one in checks)
     proof = folder.read_json(merge.RESULT)
@@ -76,30 +79,30 @@ def _run(folder: RunFolder, config: Config) -> dict[str, Any]:
             for key in ("max_kl", "mean_kl", "top1_agreement")
         },
     }
-    mishaps.write_result(folder, RESULT, found)
+    failures.write_result(folder, RESULT, found)
     return found
 
 
 def _plain_template(folder: RunFolder, base: Path, name: str) -> str:
     """An option, where the base's own template has tags that vLLM cannot read."""
-    template = chat.load(base, name).template
-    if chat.plain(template) == template:
+    template = masks.load(base, name).template
+    if masks.plain(template) == template:
         return ""
     path = folder.path / "vllm" / "chat_template.jinja"
-    with mishaps.unwritable(path):
+    with failures.unwritable(path):
         path.parent.mkdir(exist_ok=True)
-        write_atomically(path, chat.plain(template).encode())
+        write_atomically(path, masks.plain(template).encode())
     return f" --chat-template {shlex.quote(str(path))}"
 
 
 def _new_stop(folder: RunFolder, base: Path, name: str) -> str:
     """An option, where the base's own generation config does not stop at the end of answers."""
-    marks = chat.learn(chat.load(base, name))
+    marks = masks.learn(masks.load(base, name))
     if not marks.is_new_stop:
         return ""
     path = folder.path / "vllm"
     path.mkdir(exist_ok=True)
-    chat.add_stop(base, path, marks.end_id)
+    masks.add_stop(base, path, marks.end_id)
     return f" --generation-config {shlex.quote(str(path))}"
 
 

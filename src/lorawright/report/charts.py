@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lorawright.run_facts import RunFacts
+from lorawright.run.facts import RunFacts
 
 MOST_POINTS = 1500  # of a series; a page of a million steps stays small
 SMOOTHING_SHARE = 0.04  # of the steps: the width of the running mean

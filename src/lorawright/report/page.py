@@ -17,13 +17,15 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from lorawright import checkpoint, outcome, outputs, run_facts, view
-from lorawright.i18n import translate
-from lorawright.outcome import Change, judge, margin
+from lorawright.i18n.catalogue import translate
+from lorawright.masks import view
 from lorawright.report.charts import charts
 from lorawright.report.summary import Sentence, Summary, Tone, resume_command, summarize
 from lorawright.report.words import Language, words
-from lorawright.run_facts import RunFacts, SampleRow
+from lorawright.run import checkpoint, outcome, outputs
+from lorawright.run import facts as run_facts
+from lorawright.run.facts import RunFacts, SampleRow
+from lorawright.run.outcome import Change, judge, margin
 
 FILE = "report.html"
 OUTPUT = "training.output"

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from lorawright.outcome import Change, Outcome, count_answers, judge, margin
-from lorawright.run_facts import RunFacts, State
+from lorawright.run.facts import RunFacts, State
+from lorawright.run.outcome import Change, Outcome, count_answers, judge, margin
 
 WORSE_BY = 1.02  # an evaluation loss this much above its lowest point counts as risen
 ALL_STOP = 0.95  # share of answers that end by themselves, below which a word is said

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lorawright.i18n import LANGUAGES, Language
-from lorawright.i18n import language as own_language
+from lorawright.i18n.catalogue import LANGUAGES, Language
+from lorawright.i18n.catalogue import language as own_language
 
 __all__ = ["LANGUAGES", "Language", "own_language", "words"]
 

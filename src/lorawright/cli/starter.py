@@ -1,0 +1,143 @@
+"""Files that users start from: recipes, and the skeleton that `init` writes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from lorawright.errors import ConfigError, RunFolderError
+from lorawright.i18n.catalogue import translate, translate_comments
+
+EXAMPLES: dict[str, list[dict[str, Any]]] = {
+    "data/train/chats.jsonl": [
+        {
+            "messages": [
+                {"role": "system", "content": "You are the assistant of Example Books."},
+                {"role": "user", "content": "When are you open?"},
+                {"role": "assistant", "content": "Every day from nine to six."},
+            ]
+        },
+        {
+            "messages": [
+                {"role": "user", "content": "你们几点开门？"},
+                {"role": "assistant", "content": "每天九点到十八点。"},
+                {"role": "user", "content": "周日呢？"},
+                {"role": "assistant", "content": "周日也一样。"},
+            ]
+        },
+        {
+            "tools": [
+                {
+                    "type": "function",
+                    "function": {
+                        "name": "find_book",
+                        "description": "Find a book by its title",
+                        "parameters": {
+                            "type": "object",
+                            "properties": {"title": {"type": "string"}},
+                            "required": ["title"],
+                        },
+                    },
+                }
+            ],
+            "messages": [
+                {"role": "user", "content": "Do you have Moby-Dick?"},
+                {
+                    "role": "assistant",
+                    "tool_calls": [
+                        {
+                            "type": "function",
+                            "function": {"name": "find_book", "arguments": {"title": "Moby-Dick"}},
+                        }
+                    ],
+                },
+                {"role": "tool", "content": '{"copies": 2}'},
+                {"role": "assistant", "content": "Yes, two copies are in the shop."},
+            ],
+        },
+    ],
+    "data/eval/chats.jsonl": [
+        {
+            "messages": [
+                {"role": "user", "content": "Are you open on Sundays?"},
+                {"role": "assistant", "content": "Yes, from nine to six."},
+            ]
+        }
+    ],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A config that comes with the package; its first line says what it is for."""
+
+    name: str
+    summary: str
+    text: str
+
+
+def list_recipes() -> Iterator[Recipe]:
+    folder = files("lorawright") / "assets" / "recipes"
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.name.endswith(".yaml"):
+            text = entry.read_text(encoding="utf-8")
+            summary = text.split("\n", 1)[0].removeprefix("#").strip()
+            yield Recipe(entry.name.removesuffix(".yaml"), summary, text)
+
+
+def find_recipe(name: str) -> str:
+    """A recipe's text; raises ConfigError with the nearest name."""
+    known = {recipe.name: recipe.text for recipe in list_recipes()}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean `{near[0]}`?" if near else f"expected one of: {', '.join(known)}"
+    raise ConfigError(f"no recipe `{name}`", where="recipes", hint=hint)
+
+
+def write_project(folder: str, model: str) -> list[Path]:
+    """config.yaml and example chats; raises RunFolderError rather than overwrite anything."""
+    root = Path(folder)
+    config = _project_config(model)
+    contents = {"config.yaml": config.encode()} | {
+        name: b"".join(orjson.dumps(row) + b"\n" for row in rows) for name, rows in EXAMPLES.items()
+    }
+    taken = [name for name in contents if (root / name).exists()]
+    if taken:
+        raise RunFolderError(
+            "is there already", where=str(root / taken[0]), hint="choose another folder"
+        )
+    written: list[Path] = []
+    try:
+        for name, content in contents.items():
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            written.append(path)
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot be written: {error.strerror}", where=folder, hint="choose another folder"
+        ) from None
+    return written
+
+
+def _project_config(model: str) -> str:
+    """The smallest recipe with the project's own model and paths."""
+    text = find_recipe("qwen2.5-0.5b-lora")
+    lines = text.split("\n")
+    start = next(number for number, line in enumerate(lines) if not line.startswith("#"))
+    body = "\n".join(lines[start:]).replace("Qwen/Qwen2.5-0.5B-Instruct", model, 1)
+    body = body.replace("output: runs/qwen2.5-0.5b", "output: runs/first")
+    header = (
+        f"# {translate('Your run. Put your chats into data/train and data/eval, then:')}\n"
+        "#   lorawright check config.yaml\n"
+        "#   lorawright inspect config.yaml\n"
+        "#   lorawright train config.yaml\n"
+    )
+    return header + translate_comments(body)

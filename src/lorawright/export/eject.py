@@ -1,0 +1,331 @@
+"""config → a folder with a plain TRL script that does the same run without lorawright.
+
+    train.py   requirements.txt   data/*.jsonl   chat_template.jinja   (launch files)
+
+The chats are written as they were read, with the model's template in generation tags, if every one
+of them encodes to lorawright's ids and masks that way; else as ids and labels, and it says why.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import orjson
+
+from lorawright import data, masks
+from lorawright.config.schema import Config, Quantization
+from lorawright.dataset.store import ChatStore
+from lorawright.errors import ConfigError, RunFolderError
+from lorawright.plan.settings import Resolved
+from lorawright.run import owned
+from lorawright.run.environment import installed_versions
+from lorawright.run.owned import Kind, Marker
+from lorawright.training import adapter, failures, train
+from lorawright.training.train import Ready
+from lorawright.types import Conversation, EncodedChat, Split
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
+TEMPLATE = "chat_template.jinja"
+LORA_NAMES = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
+
+
+class Form(StrEnum):
+    """How the data is written."""
+
+    CHATS = "chats"
+    IDS = "ids"
+
+
+@dataclass(frozen=True, slots=True)
+class Ejected:
+    """What was written.
+
+    Attributes:
+        folder: Where.
+        command: What starts the script.
+        form: How the data is written.
+        reason: Why it is ids; None for chats.
+        files: Names in the folder.
+    """
+
+    folder: Path
+    command: str
+    form: Form
+    reason: str | None
+    files: tuple[str, ...]
+
+
+def eject(config: Config, source: str, folder: Path) -> Ejected:
+    """Writes the folder.
+
+    Args:
+        config: As loaded; `auto` is settled for this machine.
+        source: The config's name, for the script's first line.
+        folder: Must not exist, or be empty.
+
+    Raises:
+        LorawrightError: The data, the config or the folder is wrong.
+    """
+    empty = folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
+    if os.path.lexists(folder) and not empty:
+        raise RunFolderError("is not empty", where=str(folder), hint="name another: `--out DIR`")
+    ready = train.get_ready(config, train.Screen())
+    _refuse_uneven(ready.config)
+    tokenizer = masks.load(ready.model_folder, ready.config.model.name)
+    template = masks.tagged(tokenizer, masks.learn(tokenizer))
+    reason = _first_difference(ready, template)
+    form = Form.CHATS if reason is None else Form.IDS
+    launch: dict[str, str] = train.describe(ready, [])["launch"]["files"]
+    command = _command(launch)
+    texts = {
+        **launch,
+        **({TEMPLATE: template} if form is Form.CHATS else {}),
+        "train.py": _script(ready, source, form, command),
+        "requirements.txt": _requirements(ready.config),
+    }
+    with failures.unwritable(folder):
+        _write(ready, form, texts, folder)
+    names = tuple(sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()))
+    return Ejected(folder, command, form, reason, names)
+
+
+def _write(ready: Ready, form: Form, texts: dict[str, str], folder: Path) -> None:
+    """The folder's files, all of them or none."""
+    data_names = [f"data/{split}.jsonl" for split in _splits(ready)]
+    work = owned.begin_work(folder, Marker(Kind.SCRIPT, (*data_names, *texts)))
+    try:
+        _write_data(ready, form, work / "data")
+        for name, text in texts.items():
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            (work / name).write_text(text, encoding="utf-8")
+        owned.remove_empty([folder])
+        owned.finish_work(work, folder, None)
+    finally:
+        owned.drop_work(work)
+
+
+def _refuse_uneven(config: Config) -> None:
+    processes = config.distributed.num_processes
+    assert isinstance(processes, int)
+    if config.training.batch_size % processes:
+        raise ConfigError(
+            f"is {config.training.batch_size}, which {processes} processes cannot share equally; "
+            "TRL gives each process as many chats",
+            where="training.batch_size",
+            hint="choose a multiple of `distributed.num_processes`",
+        )
+
+
+def _pairs(ready: Ready, split: Split) -> Iterator[tuple[Conversation, EncodedChat]]:
+    """Chats as read beside the same as encoded, in the store's order."""
+    store = ready.prepared.train if split is Split.TRAIN else ready.prepared.eval
+    encoded = iter(store or ())
+    waiting = next(encoded, None)
+    for item in data.Reader(ready.config.data):
+        if waiting is None:
+            return
+        same = isinstance(item, Conversation) and (item.split, item.file, item.line) == (
+            split,
+            waiting.file,
+            waiting.line,
+        )
+        if same and isinstance(item, Conversation):
+            yield item, waiting
+            waiting = next(encoded, None)
+
+
+def _first_difference(ready: Ready, template: str) -> str | None:
+    """Where the script's own encoding would differ from what lorawright trains; None: nowhere."""
+    from lorawright.model.load import load_tokenizer
+
+    settings = ready.config.model
+    theirs = load_tokenizer(ready.model_folder, trust_remote_code=settings.trust_remote_code)
+    for split in _splits(ready):
+        num_seen = 0
+        for conversation, encoded in _pairs(ready, split):
+            num_seen += 1
+            row = _row(conversation)
+            try:
+                found = theirs.apply_chat_template(
+                    row["messages"],
+                    tools=row.get("tools"),
+                    chat_template=template,
+                    return_dict=True,
+                    return_assistant_tokens_mask=True,
+                )
+            except (jinja2.TemplateError, TypeError, ValueError) as error:
+                return f"{conversation.where}: the template with tags fails: {error}"
+            if found["input_ids"] != list(encoded.ids):
+                return f"{conversation.where} has other ids that way (cut, escaped, or kept apart)"
+            if found["assistant_masks"] != encoded.trained_flags():
+                return (
+                    f"{conversation.where} is trained elsewhere (`data.train_on`, `train: false`)"
+                )
+        if num_seen != len(_store(ready, split)):
+            return "the rows are not read in the order they are trained in"
+    return None
+
+
+def _splits(ready: Ready) -> list[Split]:
+    return [Split.TRAIN] if ready.prepared.eval is None else [Split.TRAIN, Split.EVAL]
+
+
+def _store(ready: Ready, split: Split) -> ChatStore:
+    store = ready.prepared.train if split is Split.TRAIN else ready.prepared.eval
+    assert store is not None
+    return store
+
+
+def _row(conversation: Conversation) -> dict[str, Any]:
+    row: dict[str, Any] = {"messages": [m.for_template() for m in conversation.messages]}
+    if conversation.tools:
+        row["tools"] = [dict(tool) for tool in conversation.tools]
+    return row
+
+
+def _write_data(ready: Ready, form: Form, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for split in _splits(ready):
+        with open(folder / f"{split}.jsonl", "wb") as file:
+            if form is Form.CHATS:
+                rows = (_row(conversation) for conversation, _ in _pairs(ready, split))
+            else:
+                rows = (_labelled(encoded) for encoded in _store(ready, split))
+            file.writelines(orjson.dumps(row) + b"\n" for row in rows)
+
+
+def _labelled(encoded: EncodedChat) -> dict[str, Any]:
+    flags = zip(encoded.ids, encoded.trained_flags(), strict=True)
+    return {"input_ids": encoded.ids, "labels": [i if trained else -100 for i, trained in flags]}
+
+
+def _command(launch: dict[str, str]) -> str:
+    accelerate = next((name for name in launch if Path(name).name == "accelerate.yaml"), None)
+    if accelerate is None:
+        return "python train.py"
+    return f"accelerate launch --config_file {accelerate} train.py"
+
+
+def _script(ready: Ready, source: str, form: Form, command: str) -> str:
+    config = ready.config
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lorawright", "assets/eject"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # a Python script; values go through repr
+    )
+    environment.filters["repr"] = _literal
+    num_chats = len(ready.prepared.train)
+    return environment.get_template("train.py.jinja").render(
+        source=Path(source).name,
+        command=command,
+        form=str(form),
+        model={**config.model.model_dump(mode="json"), "name": _plain(config.model.name)},
+        base=adapter.base_name(config.model.name),
+        quantization=_quantization(config),
+        data_seed=config.data.seed,
+        seed=config.training.seed,
+        epochs=config.training.epochs,
+        batch_size=config.training.batch_size,
+        num_chats=num_chats,
+        uneven=num_chats % config.training.batch_size and config.training.epochs > 1,
+        evaluates=ready.prepared.eval is not None,
+        sft=_sft(ready.resolved, evaluates=ready.prepared.eval is not None),
+        lora=_lora(config),
+    )
+
+
+def _literal(value: Any) -> str:
+    """A value as Python source, strings in double quotes."""
+    if isinstance(value, str):
+        return orjson.dumps(value).decode()
+    if isinstance(value, dict):
+        items = ", ".join(f"{_literal(name)}: {_literal(item)}" for name, item in value.items())
+        return f"{{{items}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_literal, value))}]"
+    return repr(value)
+
+
+def _plain(name: str) -> str:
+    """A name that cannot end the script's docstring."""
+    return name.replace("\\", "/").replace('"', "'")
+
+
+def _sft(resolved: Resolved, *, evaluates: bool) -> dict[str, Any]:
+    """SFTConfig's fields, all numbers settled."""
+    config, training = resolved.config, resolved.config.training
+    processes = config.distributed.num_processes
+    assert isinstance(processes, int)
+    fields: dict[str, Any] = {
+        "output_dir": "output",
+        "num_train_epochs": 1,  # the epochs stand one after another in the data set
+        "per_device_train_batch_size": 1,
+        "per_device_eval_batch_size": 1,
+        "gradient_accumulation_steps": training.batch_size // processes,
+        "train_sampling_strategy": "sequential",
+        "learning_rate": training.learning_rate,
+        "lr_scheduler_type": str(training.schedule),
+        "warmup_steps": training.warmup_ratio,
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.max_grad_norm,
+        "optim": training.optimizer,
+        "activation_checkpointing": bool(training.gradient_checkpointing),
+        "logging_strategy": "steps",
+        "logging_steps": training.logging_steps,
+        "save_strategy": "steps",
+        "save_steps": training.save_steps,
+        "save_total_limit": training.keep_checkpoints,
+        "report_to": list(training.trackers) or "none",
+        "seed": training.seed,
+        "bf16": config.model.dtype == "bfloat16",
+        "fp16": config.model.dtype == "float16",
+        "use_cpu": resolved.hardware.device == "cpu",
+        "max_length": None,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+    }
+    if training.max_steps is not None:
+        fields["max_steps"] = training.max_steps
+    if evaluates:
+        fields |= {"eval_strategy": "steps", "eval_steps": training.eval_steps}
+    return fields | training.trl
+
+
+def _lora(config: Config) -> dict[str, Any]:
+    settings = config.lora.model_dump(mode="json")
+    return {LORA_NAMES.get(name, name): value for name, value in settings.items()} | {
+        "task_type": "CAUSAL_LM"
+    }
+
+
+def _quantization(config: Config) -> dict[str, Any] | None:
+    if config.model.quantization is Quantization.NONE:
+        return None
+    if config.model.quantization is Quantization.INT8:
+        return {"load_in_8bit": True}
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": f"torch.{config.model.dtype}",
+    }
+
+
+def _requirements(config: Config) -> str:
+    """The versions of this environment; a build such as +cpu is left to pip."""
+    names = [*PACKAGES, *config.training.trackers]
+    if config.model.quantization is not Quantization.NONE or "bit" in config.training.optimizer:
+        names.append("bitsandbytes")
+    versions = installed_versions()
+    lines = []
+    for name in names:
+        version = versions.get(name)
+        lines.append(name if version is None else f"{name}=={version.split('+')[0]}")
+    return "\n".join(lines) + "\n"

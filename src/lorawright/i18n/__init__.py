@@ -1,0 +1,1 @@
+"""English message → the same in the reader's language, from a gettext catalogue."""

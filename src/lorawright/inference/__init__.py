@@ -1,0 +1,1 @@
+"""Prompt ids → answers: streamed, in batches, and behind an OpenAI-compatible endpoint."""

@@ -1,0 +1,1 @@
+"""Base model and adapter as they are trained: loading, attention, loss, LoRA, dropout."""

@@ -1,0 +1,362 @@
+"""Attention over a pass, segment by segment: no cross-talk, no L x L mask, prefixes once.
+
+    keys       | before | S S S S | a a a | b b |      before: from another pass, may be empty
+    queries             | S S S S | a a a | b b |
+    S sees      x x x x   causal
+    a sees      x x x x   x x x x   causal
+    b sees      x x x x   x x x x           causal     each segment its ancestors and itself
+
+Registered through Transformers' `AttentionInterface`; a name without a mask function makes the
+model build no mask. What a pass looks like travels as a keyword of the model's forward.
+
+Shapes: B batch (1), N query heads, M key heads, T tokens, K keys, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AttentionInterface
+
+from lorawright.config.schema import Dtype
+from lorawright.errors import ModelError
+from lorawright.hardware import Device
+from lorawright.model import varlen
+from lorawright.model.varlen import VarlenIndex
+from lorawright.plan.architecture import Architecture
+
+SEGMENTS = "lorawright"
+VARLEN = "lorawright_varlen"
+OWN = "own"
+"""What Transformers chooses for a model: `sdpa`, or `eager` where its class has no other."""
+
+KERNEL_DTYPES = (Dtype.FLOAT16, Dtype.BFLOAT16)  # of FlashAttention
+KERNEL_CAPABILITY = 80  # Ampere: FlashAttention's first, also inside PyTorch
+
+HARMLESS = {
+    "position_ids", "position_embeddings", "is_causal", "cache_position", "use_cache",
+    "output_attentions", "output_hidden_states", "output_router_logits", "return_dict",
+    "layer_idx", "num_items_in_batch", "deterministic", "logits_to_keep",
+}  # fmt: skip
+"""Keywords of attention that change nothing here. Any other one with a value is a reason to stop:
+a window, a cap or a sink that is left out trains another model."""
+
+FLOAT32_TOKENS = 400
+"""Most of a segment that attends in float32 on a CPU: PyTorch's bfloat16 kernel needs 5.1 ms for
+200 tokens of Qwen2.5-0.5B, forward and backward, its float32 kernel 3.6 ms (docs/log.md)."""
+
+
+def choose(known: Architecture, device: Device, dtype: Dtype, capability: int) -> str:
+    """The attention to train a model with.
+
+    One varlen FlashAttention call a layer where the GPU and the numbers allow it; PyTorch's own
+    attention segment by segment elsewhere; the model's own, and no shared prefixes, for models
+    whose attention is more than causal (sliding windows, capped scores, sinks), cannot be
+    exchanged, or is not all that carries something from token to token.
+
+    Args:
+        known: Facts of the model.
+        device: Where it trains.
+        dtype: In which numbers; resolved.
+        capability: Of the GPU, see `Hardware.capability`.
+    """
+    if known.more_than_causal or not known.exchangeable or known.state is not None:
+        return OWN
+    fits = known.fits_kernels and dtype in KERNEL_DTYPES and capability >= KERNEL_CAPABILITY
+    if device is Device.CUDA and fits and varlen.kernel() is not None:
+        return VARLEN
+    return SEGMENTS
+
+
+class Prefixes(StrEnum):
+    """What the attention does with keys and values that several passes of a step share."""
+
+    NONE = "none"
+    COLLECT = "collect"  # keep this pass's
+    USE = "use"  # put the kept ones before this pass's, and collect their gradient
+    INJECT = "inject"  # give the collected gradient to this pass's
+
+
+class SharedKeys:
+    """Keys and values of one step's common segments, layer by layer.
+
+    Leaves in float32: the gradients of many passes add up in them. Not a dataclass, nor is
+    `PassShape`: FSDP2 copies the dataclasses it finds among a forward's keywords.
+    """
+
+    def __init__(self) -> None:
+        self.keys: dict[int, torch.Tensor] = {}
+        self.values: dict[int, torch.Tensor] = {}
+
+    def collect(self, layer: int, key_BMTD: torch.Tensor, value_BMTD: torch.Tensor) -> None:
+        self.keys[layer] = key_BMTD.detach().float().requires_grad_()
+        self.values[layer] = value_BMTD.detach().float().requires_grad_()
+
+    def before(
+        self, layer: int, key_BMTD: torch.Tensor, value_BMTD: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return (
+            torch.cat([self.keys[layer].to(key_BMTD.dtype), key_BMTD], dim=2),
+            torch.cat([self.values[layer].to(value_BMTD.dtype), value_BMTD], dim=2),
+        )
+
+    def inject(
+        self, layer: int, key_BMTD: torch.Tensor, value_BMTD: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return (
+            _add_gradient(key_BMTD, self.keys[layer].grad),
+            _add_gradient(value_BMTD, self.values[layer].grad),
+        )
+
+
+class _AddGradient(torch.autograd.Function):
+    """The identity, whose gradient is that of its output plus a given one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gradient)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return (upstream[0] + gradient).to(upstream[0].dtype), None
+
+
+def _add_gradient(x: torch.Tensor, gradient: torch.Tensor | None) -> torch.Tensor:
+    if gradient is None:  # no pass has used it
+        return x
+    added: torch.Tensor = _AddGradient.apply(x, gradient)  # type: ignore[no-untyped-call] # torch's
+    return added
+
+
+class PassShape:
+    """Which keys each segment of a pass sees.
+
+    Args:
+        sizes: Tokens of each segment, in the pass's order.
+        paths: For each segment, the segments it sees, itself last; those `before` count first.
+        before: Sizes of segments whose keys come from the COLLECT pass.
+        prefixes: What happens to shared keys.
+        shared: Where they are kept during the step.
+    """
+
+    def __init__(
+        self,
+        sizes: tuple[int, ...],
+        paths: tuple[tuple[int, ...], ...],
+        before: tuple[int, ...] = (),
+        prefixes: Prefixes = Prefixes.NONE,
+        shared: SharedKeys | None = None,
+    ) -> None:
+        self.sizes, self.paths, self.before = sizes, paths, before
+        self.prefixes, self.shared = prefixes, shared
+        self.index: VarlenIndex | None = None
+        self._masks: dict[tuple[int, int], torch.Tensor] = {}
+
+    @classmethod
+    def plain(cls, *sizes: int) -> PassShape:
+        """Chats side by side, nothing shared."""
+        return cls(sizes, tuple((number,) for number in range(len(sizes))))
+
+    def mask(self, num_queries: int, num_keys: int, device: torch.device) -> torch.Tensor:
+        """True where a query of a segment sees a key: all before the segment, causal inside."""
+        size = (num_queries, num_keys)
+        if size not in self._masks:
+            ones = torch.ones(size, dtype=torch.bool, device=device)
+            self._masks[size] = ones.tril(num_keys - num_queries)
+        return self._masks[size]
+
+
+def pass_inputs(shape: PassShape, implementation: str) -> dict[str, Any]:
+    """Keywords of the model's forward that tell the attention about a pass."""
+    return {"pass_shape": shape} if implementation in (SEGMENTS, VARLEN) else {}
+
+
+def _checked(
+    module: nn.Module, attention_mask: Any, pass_shape: PassShape | None, others: dict[str, Any]
+) -> PassShape:
+    """The pass, where nothing else is asked of the attention.
+
+    Raises:
+        ModelError: The model does not hand on what a pass is, or wants more than causal attention.
+    """
+    unknown = [
+        name
+        for name, value in others.items()
+        if name not in HARMLESS and value is not None and value is not False
+    ]
+    if attention_mask is not None:
+        unknown.append("attention_mask")
+    if pass_shape is not None and not unknown:
+        return pass_shape
+    layer = type(module).__name__
+    raise ModelError(
+        f"{layer} asks for more than causal attention: {', '.join(unknown)}"
+        if unknown
+        else f"{layer} does not hand on which tokens of a pass are one chat",
+        where="model.name",
+        hint=WAY_OUT,
+    )
+
+
+WAY_OUT = (
+    "write `training.tokens_per_pass: 1` and `training.share_prefixes: false`: one chat at a "
+    "time, by the model's own attention"
+)
+
+
+def _settled(
+    module: nn.Module, key_BMTD: torch.Tensor, value_BMTD: torch.Tensor, shape: PassShape
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values with what other passes share."""
+    if shape.prefixes is Prefixes.NONE:
+        return key_BMTD, value_BMTD
+    layer: int = module.layer_idx  # type: ignore[assignment] # Transformers' attention has it
+    assert shape.shared is not None
+    if shape.prefixes is Prefixes.COLLECT:
+        shape.shared.collect(layer, key_BMTD, value_BMTD)
+        return key_BMTD, value_BMTD
+    if shape.prefixes is Prefixes.USE:
+        return shape.shared.before(layer, key_BMTD, value_BMTD)
+    return shape.shared.inject(layer, key_BMTD, value_BMTD)
+
+
+def attend(
+    module: nn.Module,
+    query_BNTD: torch.Tensor,
+    key_BMTD: torch.Tensor,
+    value_BMTD: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    pass_shape: PassShape | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Each segment attends to its ancestors and to itself, by PyTorch's own attention.
+
+    Returns:
+        The output as (B, T, N, D), and no weights.
+    """
+    shape = _checked(module, attention_mask, pass_shape, others)
+    key_BMKD, value_BMKD = _settled(module, key_BMTD, value_BMTD, shape)
+    # split, not sliced: a slice's gradient is a whole tensor of zeros with the slice in it
+    queries = torch.split(query_BNTD, list(shape.sizes), dim=2)
+    keys = torch.split(key_BMKD, [*shape.before, *shape.sizes], dim=2)
+    values = torch.split(value_BMKD, [*shape.before, *shape.sizes], dim=2)
+    outputs = []
+    for query, path in zip(queries, shape.paths, strict=True):
+        key, value = _joined(keys, path), _joined(values, path)
+        lead = key.shape[2] - query.shape[2]
+        if 0 < lead <= query.shape[2]:
+            # queries that nobody asks for: the causal square is less work than a mask's rectangle
+            query = F.pad(query, (0, 0, lead, 0))
+            outputs.append(_attended(query, key, value, None, dropout, scaling)[:, :, lead:])
+            continue
+        mask = shape.mask(query.shape[2], key.shape[2], key.device) if lead else None
+        outputs.append(_attended(query, key, value, mask, dropout, scaling))
+    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+    return output.transpose(1, 2), None
+
+
+def _attended(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float,
+    scale: float | None,
+) -> torch.Tensor:
+    """PyTorch's attention; causal without a mask."""
+    dtype, device = query.dtype, query.device.type
+    short = device == "cpu" and query.shape[2] <= FLOAT32_TOKENS
+    numbers = torch.float32 if short else dtype
+    grouped = query.shape[1] != key.shape[1]
+    if grouped and not _takes_groups(query, mask):
+        repeats = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(repeats, 1) for x in (key, value))
+        grouped = False
+    with torch.autocast(device, enabled=False):  # it would make them bfloat16 again
+        return F.scaled_dot_product_attention(
+            query.to(numbers),
+            key.to(numbers),
+            value.to(numbers),
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=mask is None,
+            scale=scale,
+            enable_gqa=grouped,
+        ).to(dtype)
+
+
+def _takes_groups(query: torch.Tensor, mask: torch.Tensor | None) -> bool:
+    """Whether PyTorch has a kernel for keys that several query heads share.
+
+    On CUDA only FlashAttention has (fp16 and bf16, sm80 and later, no masks); for others PyTorch
+    falls to `math`, which keeps all scores. The memory-efficient kernel takes the keys repeated.
+    """
+    if query.device.type != "cuda":
+        return True
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    return half and mask is None and _capability(query.device) >= KERNEL_CAPABILITY
+
+
+@cache
+def _capability(device: torch.device) -> int:
+    major, minor = torch.cuda.get_device_capability(device)
+    return major * 10 + minor
+
+
+def _joined(parts: Sequence[torch.Tensor], path: tuple[int, ...]) -> torch.Tensor:
+    return parts[path[0]] if len(path) == 1 else torch.cat([parts[n] for n in path], dim=2)
+
+
+def describe(implementation: str) -> str:
+    """What `choose` has chosen, for people."""
+    if implementation == VARLEN:
+        return varlen.name()
+    return "PyTorch's, chat by chat" if implementation == SEGMENTS else "the model's own"
+
+
+def attend_varlen(
+    module: nn.Module,
+    query_BNTD: torch.Tensor,
+    key_BMTD: torch.Tensor,
+    value_BMTD: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None = None,
+    pass_shape: PassShape | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """The same in one call of a varlen kernel, keys gathered segment by segment.
+
+    These kernels align the causal mask with the ends of queries and keys (FlashAttention 2.1 and
+    later, its README), which is what a segment after its ancestors needs.
+    """
+    shape = _checked(module, attention_mask, pass_shape, others)
+    key_BMKD, value_BMKD = _settled(module, key_BMTD, value_BMTD, shape)
+    if shape.index is None:
+        sizes = (*shape.before, *shape.sizes)
+        shape.index = VarlenIndex.of(shape.sizes, sizes, shape.paths, query_BNTD.device)
+    kernel = varlen.kernel()
+    assert kernel is not None, "`choose` asks for it"
+    output_TND = kernel(
+        query_BNTD[0].transpose(0, 1),
+        key_BMKD[0].index_select(1, shape.index.keys).transpose(0, 1),
+        value_BMKD[0].index_select(1, shape.index.keys).transpose(0, 1),
+        shape.index,
+        scaling,
+    )
+    return output_TND[None], None
+
+
+AttentionInterface.register(SEGMENTS, attend)
+AttentionInterface.register(VARLEN, attend_varlen)

@@ -1,0 +1,150 @@
+"""The loaded base, compared with itself before the first step: is a pass what its chats are alone?
+
+    pass       | S S S | a a | b b |      b's states: as alone, and no other when a is another
+    alone      | S S S       | b b |      the model's own attention, nothing of ours
+
+Facts from configs and classes (architecture.py) lag behind new families; this does not. It costs
+five short forward passes, no gradient. Chats are made up of random tokens.
+
+Shapes: T tokens, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lorawright.errors import ModelError
+from lorawright.model import attention
+from lorawright.model import loss as head
+from lorawright.model.attention import SEGMENTS, VARLEN, WAY_OUT, PassShape
+from lorawright.model.load import evaluation_mode
+from lorawright.model.loss import Loss
+
+COMMON, BRANCH = 16, 12  # tokens of a common beginning, and of what follows it in each chat
+FIRST = 5  # tokens of a chat that a leak from the chat before it reaches first
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Most of a difference, as a share of a row's size, median over rows.
+
+    A leak moves states by their own size. Exact families differ by 0 and 1e-6 in float32, by 1e-2
+    in bfloat16, and where another neighbour means another batch for an expert.
+    """
+
+    leak: float
+    apart: float
+
+
+EXACT = Limits(leak=1e-3, apart=1e-3)
+ROUGH = Limits(leak=0.1, apart=0.2)  # in 16 bits, and quantized
+
+
+@torch.no_grad()
+def settle(base: Any, *, together: bool) -> Loss:
+    """Compares passes of a base with its chats alone, and its head with its logits.
+
+    Args:
+        base: On its device, whole, with the attention it will train with.
+        together: Whether passes hold several chats.
+
+    Returns:
+        Where the logits of training come from.
+
+    Raises:
+        ModelError: Chats of a pass are not what they are alone.
+    """
+    evaluation_mode(base)
+    first, other, second = _chats(base)
+    try:
+        with _own_attention(base):
+            loss = head.measure(base)
+        if together:
+            _compare(base, first, other, second)
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        TypeError, AttributeError, RuntimeError, ValueError, IndexError, KeyError, AssertionError,
+    ) as error:  # fmt: skip
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(
+            f"{type(base).__name__} cannot compute a pass: {type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0][:200] if str(error).strip() else error!r}",
+            where="model.name",
+            hint=WAY_OUT if together else "this family cannot be trained here yet; open an issue",
+        ) from error
+    return loss
+
+
+def _chats(base: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Three chats behind one beginning, the same for every run."""
+    size = int(base.get_input_embeddings().weight.shape[0])
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(size // 10, size * 9 // 10, (COMMON + 3 * BRANCH,), generator=generator)
+    common, *branches = torch.split(ids, [COMMON, BRANCH, BRANCH, BRANCH])
+    first, other, second = (torch.cat([common, branch]) for branch in branches)
+    return first, other, second
+
+
+def _compare(base: Any, first: torch.Tensor, other: torch.Tensor, second: torch.Tensor) -> None:
+    found_TH = _states(base, first, second)
+    leak = head.apart(_states(base, other, second)[:FIRST], found_TH[:FIRST])
+    if not leak <= _limits(base).leak:  # also where it is not a number
+        raise ModelError(
+            f"a chat of {type(base).__name__} sees the chat before it in a pass: its states move "
+            f"by {leak:.1%} when that one changes",
+            where="model.name",
+            hint=WAY_OUT,
+        )
+    with _own_attention(base):
+        alone_TH = head.backbone(base)(second[None].to(base.device), use_cache=False)[0][0]
+    apart = head.apart(found_TH, alone_TH[-len(found_TH) :])
+    if not apart <= _limits(base).apart:
+        raise ModelError(
+            f"a chat of {type(base).__name__} is not in a pass what it is alone: its states "
+            f"differ by {apart:.1%}",
+            where="model.name",
+            hint=WAY_OUT,
+        )
+
+
+def _states(base: Any, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """States (T, H) of a chat, or of what is its own, in a pass behind another."""
+    implementation = base.config._attn_implementation
+    shared = COMMON if implementation in (SEGMENTS, VARLEN) else 0
+    shape = PassShape((shared, BRANCH, BRANCH), ((0,), (0, 1), (0, 2)))
+    ids = torch.cat([first, second[shared:]])
+    positions = torch.cat([torch.arange(len(first)), torch.arange(shared, len(second))])
+    output = head.backbone(base)(
+        ids[None].to(base.device),
+        position_ids=positions[None].to(base.device),
+        use_cache=False,
+        **attention.pass_inputs(shape, implementation),
+    )
+    states_TH: torch.Tensor = output.last_hidden_state[0, len(first) :]
+    return states_TH
+
+
+@contextmanager
+def _own_attention(base: Any) -> Iterator[None]:
+    """The model's own attention in place of ours."""
+    implementation = base.config._attn_implementation
+    if implementation not in (SEGMENTS, VARLEN):
+        yield
+        return
+    base.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        base.set_attn_implementation(implementation)
+
+
+def _limits(base: Any) -> Limits:
+    quantized = getattr(base, "is_quantized", False)
+    return EXACT if base.dtype is torch.float32 and not quantized else ROUGH

@@ -1,0 +1,111 @@
+"""Whether `lora.target_modules` names layers of the model: known from config.json alone.
+
+Without torch and without weights; for architectures that are not in the table, training itself
+finds out when it has the model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from lorawright.config.schema import LoraSettings
+from lorawright.errors import ConfigError
+from lorawright.masks.time_limit import TimeLimit, TookTooLong
+
+ALL = "all-linear"
+HEAD = "lm_head"
+ATTENTION = tuple(f"self_attn.{name}_proj" for name in "qkvo")
+GATED = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+LLAMA = ("model.layers", "model.embed_tokens", (*ATTENTION, *GATED))
+
+# model_type → where the layers are, the embedding, linear modules of a layer
+LAYERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    **dict.fromkeys(
+        ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "olmo2",
+         "smollm3", "granite", "cohere"),
+        LLAMA,
+    ),
+    "phi3": (
+        "model.layers",
+        "model.embed_tokens",
+        ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"),
+    ),
+}  # fmt: skip
+
+
+def names(folder: Path) -> list[str]:
+    """Paths of the modules that LoRA can adapt; empty where the architecture is not known."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        if "auto_map" in config:
+            return []  # code of the model's own
+        where, embedding, linear = LAYERS[config["model_type"]]
+        num_layers = int(config["num_hidden_layers"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    layers = [f"{where}.{number}.{name}" for number in range(num_layers) for name in linear]
+    return [*layers, embedding, HEAD]
+
+
+def problem(settings: LoraSettings, folder: Path) -> tuple[str, str] | None:
+    """What is wrong with `lora.target_modules`, and a hint; None: nothing that is known here.
+
+    Args:
+        settings: The adapter's.
+        folder: The model's, with config.json.
+    """
+    known, wanted = names(folder), settings.target_modules
+    if not known or wanted == ALL:
+        return None
+    if isinstance(wanted, str):
+        try:
+            if _matches(wanted, known):
+                return None
+        except TookTooLong:
+            return (
+                f"is `{wanted[:60]}`, a pattern without an end: it tries too many ways to match",
+                "repeat nothing that repeats itself, as in `(a+)+`",
+            )
+        leaves = list(dict.fromkeys(_leaves(known)))
+        if wanted in leaves:
+            hint = f"it is read as a regular expression; write the list `[{wanted}]`"
+        else:
+            hint = f"a module is called `{known[0]}`; the pattern must match such a name whole"
+        return f"is `{wanted[:60]}`, a pattern that matches no layer of this model", hint
+    missing = [name for name in wanted if not any(_is_meant(name, path) for path in known)]
+    if not missing:
+        return None
+    shown = ", ".join(f"`{name[:60]}`" for name in missing[:5])
+    return f"has {shown}, which no layer of this model is called", _hint(missing[0], known)
+
+
+def refuse_unknown(settings: LoraSettings, folder: Path) -> None:
+    """Raises ConfigError for `problem`."""
+    found = problem(settings, folder)
+    if found is not None:
+        what, hint = found
+        raise ConfigError(f"`lora.target_modules` {what}", where="lora.target_modules", hint=hint)
+
+
+def _matches(pattern: str, known: list[str]) -> bool:
+    with TimeLimit() as limit:
+        return limit.bounded(lambda: any(re.fullmatch(pattern, name) for name in known))
+
+
+def _hint(name: str, known: list[str]) -> str:
+    leaves = list(dict.fromkeys(_leaves(known)))
+    near = difflib.get_close_matches(name.rpartition(".")[2], leaves, n=1, cutoff=0.6)
+    return f"did you mean `{near[0]}`?" if near else f"expected one of: {', '.join(leaves)}"
+
+
+def _is_meant(name: str, path: str) -> bool:
+    """As PEFT reads a name of a list."""
+    return path == name or path.endswith(f".{name}")
+
+
+def _leaves(known: list[str]) -> Iterator[str]:
+    return (path.rpartition(".")[2] for path in known)

@@ -1,0 +1,1 @@
+"""A run on disk: folder, lock, checkpoints, facts and model card; takes plain values."""

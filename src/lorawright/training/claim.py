@@ -1,0 +1,105 @@
+"""A run's folder before and while it is trained: judged, held, cleared, gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+
+from lorawright.config.schema import Config
+from lorawright.plan.job import Job
+from lorawright.run import checkpoint, lock, outputs, resume
+from lorawright.run import names as run_names
+from lorawright.run.events import Screen
+from lorawright.run.folder import RunFolder
+from lorawright.training import failures
+
+NUM_NAMED = 8  # files that are not ours, in the note about them
+
+
+class Start(StrEnum):
+    """How a run begins."""
+
+    NEW = "new"
+    OVERWRITE = "overwrite"
+    RESUME = "resume"
+    RESUME_ANYWAY = "resume_anyway"
+
+    @property
+    def resumes(self) -> bool:
+        return self in (Start.RESUME, Start.RESUME_ANYWAY)
+
+
+def leads(config: Config) -> bool:
+    """Whether this is the machine that the run folder is judged and held by."""
+    return config.distributed.machine_rank == 0
+
+
+def refuse(folder: RunFolder, config: Config, start: Start, source: Path | None) -> None:
+    """What would be lost, or is in use, before anything is read or fetched.
+
+    Args:
+        folder: The run's.
+        config: As loaded.
+        start: How the run begins.
+        source: The config's file, if it comes from one.
+
+    Raises:
+        LorawrightError: The folder cannot be used that way.
+    """
+    lock.refuse_if_held(folder.path, run_names.LOCK)
+    if start.resumes:
+        resume.refuse_if_none(folder)
+        return
+    outputs.refuse_unsafe(config, source)
+    if start is Start.NEW:
+        folder.refuse_if_taken()
+    else:
+        folder.refuse_if_not_clearable()
+
+
+@contextmanager
+def held(folder: RunFolder, config: Config, start: Start) -> Iterator[None]:
+    """The run folder, for this process alone; where several machines share it, machine 0 holds it.
+
+    Raises:
+        RunFolderError: Another process writes into it, or has come first.
+    """
+    if not leads(config):
+        yield
+        return
+    with (
+        failures.new_folders_removed_on_error(folder.path),
+        lock.held(folder.path, run_names.LOCK),
+        # once it is held: until then what appears there is another process's
+        failures.removed_on_error(folder, begins=not start.resumes),
+    ):
+        if start is Start.NEW:
+            folder.refuse_if_taken()
+        yield
+
+
+def clear(folder: RunFolder, screen: Screen) -> None:
+    """Removes a run that is begun anew, and says what stays."""
+    kept = folder.clear()
+    if kept:
+        names = ", ".join(kept[:NUM_NAMED]) + (" …" if len(kept) > NUM_NAMED else "")
+        screen.note(f"kept in {folder.path}, not ours: {names}")
+
+
+def departure(job: Job, folder: RunFolder, start: Start, screen: Screen) -> Job:
+    """The job with its checkpoint to go on from; makes the run's metrics end there.
+
+    Raises:
+        RunFolderError: The checkpoint belongs to another run, or cannot be read.
+    """
+    if not start.resumes or not leads(job.resolved.config):
+        return job
+    anyway = start is Start.RESUME_ANYWAY
+    latest, notes = resume.find(folder, job.identity, anyway=anyway)
+    for text in notes:
+        screen.note(text)
+    folder.rewind_metrics(-1 if latest is None else checkpoint.step_of(latest))
+    return replace(job, resume_from=latest)

@@ -1,0 +1,89 @@
+"""One process of a run in several; accelerate or torchrun starts it, not people.
+
+accelerate launch … --module lorawright.training.worker RUN/launch/job.json
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lorawright.distributed.control import End
+    from lorawright.run.events import Screen
+
+LOST = (  # how gloo, NCCL and torch's store say that another process is gone
+    "gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe",
+    "Timed out waiting", "TCPStore",
+)  # fmt: skip
+
+
+def main(path: str) -> int:
+    """Trains as one rank; says how it ended to the launcher, or on the terminal."""
+    from lorawright.cli import console
+    from lorawright.distributed import control, launch_files
+    from lorawright.distributed.signals import quiet
+    from lorawright.plan.job import Job
+
+    job = Job.read(Path(path))
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ:  # torchrun has started us
+        os.environ.update(launch_files.environment(job.resolved.config, Path(path).parent))
+    rank, folder = int(os.environ["RANK"]), job.control
+    pulse = None if folder is None else control.Pulse(folder, rank, job.launcher_pid)
+    faulthandler.register(signal.SIGUSR1)  # the launcher asks where a process hangs
+    quiet()
+    from lorawright.training import train
+
+    try:
+        seconds, stopped_by = train.run_rank(job, _screen(rank, folder), pulse)
+        end = control.End(rank, time.monotonic(), stopped_by=stopped_by, seconds=seconds)
+    except (Exception, KeyboardInterrupt) as error:  # the outermost edge of this process
+        traceback.print_exc()
+        end = _end(rank, error)
+    if folder is not None:
+        control.write_end(folder, end)
+    elif end.error is not None:
+        console.note(f"rank {rank}: {end.error['what']}")
+    return 0 if end.error is None else 1
+
+
+def _screen(rank: int, folder: Path | None) -> Screen:
+    from lorawright.cli.screen import TrainScreen
+    from lorawright.run.events import Relay, Screen
+
+    if rank != 0:
+        return Screen()
+    return TrainScreen() if folder is None else Relay(folder)
+
+
+def _end(rank: int, error: BaseException) -> End:
+    from lorawright.distributed.control import End
+    from lorawright.errors import LorawrightError
+
+    if isinstance(error, LorawrightError):
+        said = {
+            "kind": type(error).__name__,
+            "what": error.what,
+            "where": error.where,
+            "hint": error.hint,
+        }
+        return End(rank, time.monotonic(), error=said)
+    line = str(error).strip().split("\n")[0][:300]
+    lost = isinstance(error, KeyboardInterrupt) or any(word in str(error) for word in LOST)
+    what = f"the other processes are gone: {line}" if lost else f"{type(error).__name__}: {line}"
+    said = {"kind": "TrainError", "what": what, "where": f"rank {rank}", "hint": None}
+    return End(rank, time.monotonic(), error=said, lost=lost)
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code:
+        os._exit(code)  # collectives that will never end would hold an ordinary exit up
