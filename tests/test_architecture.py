@@ -13,17 +13,35 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "lorawright"
 FILES = sorted(SRC.rglob("*.py"))
 
-ROOMS = (
-    "i18n config run data masks report dataset plan model distributed training inference evaluate "
-    "export cli"
-).split()
+ROOMS = [
+    "i18n", "config", "run", "data", "masks", "report", "dataset", "plan", "model", "distributed",
+    "training", "inference", "evaluate", "export", "cli",
+]  # fmt: skip
 """In the order of a run. A file imports the modules beside this list's folders, its own room, and
 rooms to the left of its own."""
 
 STRANGERS = {("masks", "data")}
 """Neighbours that do not know each other."""
 
-UPWARD: set[tuple[str, str]] = set()
+UPWARD = {
+    ("dataset/cache.py", "lorawright.distributed"),
+    ("plan/ready.py", "lorawright.model"),
+    ("plan/settings.py", "lorawright.model"),
+    ("run/events.py", "lorawright.dataset.prepare"),
+    ("run/events.py", "lorawright.distributed"),
+    ("run/events.py", "lorawright.model.load"),
+    ("run/events.py", "lorawright.plan.estimate"),
+    ("run/events.py", "lorawright.plan.settings"),
+    ("run/events.py", "lorawright.plan.steps"),
+    ("run/facts.py", "lorawright.dataset.prepare"),
+    ("run/facts.py", "lorawright.masks.view"),
+    ("run/facts.py", "lorawright.plan.job"),
+    ("run/facts.py", "lorawright.plan.steps"),
+    ("run/resume.py", "lorawright.dataset.prepare"),
+    ("run/resume.py", "lorawright.plan.steps"),
+    ("training/worker.py", "lorawright.cli"),
+    ("training/worker.py", "lorawright.cli.screen"),
+}
 """Arrows that still point the wrong way, to be struck out one by one."""
 
 
@@ -55,11 +73,26 @@ def test_imports_go_left(path: Path) -> None:
             here = str(path.relative_to(SRC))
             assert other in allowed or (here, name) in UPWARD, f"{here} imports {name}"
             assert (mine, other) not in STRANGERS
+            assert mine != "report" or other in ("i18n", "run", "masks", "report"), name
 
 
 def test_the_root_is_small() -> None:
-    assert sorted(path.name for path in SRC.iterdir() if path.is_dir() and path.name != "assets")
+    folders = {path.name for path in SRC.iterdir() if path.is_dir()}
+    assert folders - {"assets", "__pycache__"} == set(ROOMS)
     assert len(list(SRC.glob("*.py"))) <= 6
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+def test_readme_lists_the_rooms(readme: str) -> None:
+    """In the order in which they may import each other, after the modules beside them."""
+    text = (SRC.parents[1] / readme).read_text(encoding="utf-8")
+    tree = text.split("```text\nsrc/lorawright\n")[1].split("```")[0]
+    entries = [line.lstrip("├└─ ").split()[0] for line in tree.splitlines()]
+    modules = {path.name for path in SRC.glob("*.py")} - {"__main__.py"}
+    assert {entry for entry in entries if entry.endswith(".py")} == modules
+    assert [entry for entry in entries if entry.endswith("/")] == [
+        f"{r}/" for r in (*ROOMS, "assets")
+    ]
 
 
 def test_only_trainer_imports_trl() -> None:
@@ -71,7 +104,8 @@ def test_nobody_names_cli() -> None:
     """Not as a string either: a launcher's command would be an arrow, too."""
     texts = {path: path.read_text(encoding="utf-8") for path in FILES}
     found = {path for path, text in texts.items() if "lorawright.cli" in text}
-    assert {room(path) for path in found} == {"", "cli"}
+    worker = SRC / "training" / "worker.py"  # until rank 0's bars are the launcher's
+    assert {room(path) for path in found - {worker}} == {"", "cli"}
     assert {path.name for path in found if not room(path)} == {"__main__.py"}
 
 

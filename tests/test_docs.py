@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -75,31 +74,6 @@ def test_relative_links_lead_somewhere(path: Path) -> None:
         if re.match(r"[a-z]+:", target):
             continue
         assert (path.parent / target.split("#")[0]).exists(), target
-
-
-def mapped(path: Path) -> Iterator[str]:
-    """Files that the map in a README names, as paths under the package."""
-    folder = ""
-    (tree,) = [body for body in blocks(path, "text") if body.startswith("src/lorawright")]
-    for line in tree.splitlines()[1:]:
-        if not line.startswith("│"):
-            folder = ""
-        entry = line.lstrip("│├└─ ")
-        if found := re.match(r"(\w+/) ", entry):
-            folder = found.group(1)
-            continue
-        files = re.match(r"\w+\.py(, \w+\.py)*", entry)
-        assert files, line
-        yield from (folder + file for file in files.group().split(", "))
-
-
-@pytest.mark.parametrize("path", READMES, ids=name)
-def test_map_names_every_file(path: Path) -> None:
-    """A package's __init__.py goes without saying; each other file stands in the map once."""
-    package = ROOT / "src" / "lorawright"
-    files = {str(file.relative_to(package)) for file in package.rglob("*.py")}
-    packages = {file for file in files if file.endswith("/__init__.py")}
-    assert sorted(mapped(path)) == sorted(files - packages)
 
 
 @pytest.mark.parametrize("path", DOCS, ids=name)

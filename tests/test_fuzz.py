@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import random
 import shutil
-import sys
 from pathlib import Path
-
-import pytest
-
-from lorawright.masks import time_limit
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
 import fuzz
 import fuzz_case
 import fuzz_runs
+import pytest
+
+from lorawright.masks import time_limit
 
 NUM_CASES = {"data": 12, "config": 10, "rows": 8, "templates": 12}
 

@@ -1,12 +1,14 @@
-"""Write docs/reference/config.md and docs/reference/cli.md from the code.
+"""Write config.md, cli.md and files.md of docs/reference from the code.
 
-python tools/build_reference.py           writes both
+python tools/build_reference.py           writes all
 python tools/build_reference.py --check   writes nothing; exits 1 if a file differs
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import re
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
@@ -21,7 +23,9 @@ from pydantic.fields import FieldInfo
 from lorawright.cli.app import app
 from lorawright.config.schema import Config, Section
 
-FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "lorawright"
+FOLDER = ROOT / "docs" / "reference"
 WIDTH = 100
 NOTICE = "<!-- Made by tools/build_reference.py; change the code, not this file. -->"
 KINDS: dict[Any, str] = {
@@ -144,9 +148,31 @@ def _context(command: Any, name: str, parent: Any) -> Any:
     )  # fmt: skip
 
 
+def files_page() -> str:
+    """Every module with the first line of its docstring, room by room as the README lists them."""
+    rooms = re.findall(r"^├── (\w+)/", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    lines = ["# Files", "", NOTICE, ""]
+    lines += ["A file imports the modules beside the rooms, its own room, and rooms above its own."]
+    for room in ("", *rooms):
+        folder = PACKAGE / room
+        title = f"{room}/" if room else "beside the rooms"
+        lines += ["", f"## {title}", "", *([_about(folder / "__init__.py"), ""] if room else [])]
+        lines += ["| file | what it is |", "|---|---|"]
+        paths = sorted(path for path in folder.glob("*.py") if not room or path.stem != "__init__")
+        lines += [f"| `{path.name}` | {_about(path)} |" for path in paths]
+    return "\n".join(lines) + "\n"
+
+
+def _about(path: Path) -> str:
+    found = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert found, path
+    return found.splitlines()[0].replace("|", "\\|")
+
+
 def pages() -> dict[Path, str]:
     """Each file and what it should hold."""
-    return {FOLDER / "config.md": config_page(), FOLDER / "cli.md": cli_page()}
+    made = {"config.md": config_page(), "cli.md": cli_page(), "files.md": files_page()}
+    return {FOLDER / file: text for file, text in made.items()}
 
 
 def main() -> None:

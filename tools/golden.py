@@ -12,9 +12,9 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "support")]
 
-from conftest import make_config  # noqa: E402 # the tests' folder comes first
+from conftest import make_config  # noqa: E402 # the tests' folders come first
 
 from lorawright.run.environment import installed_versions  # noqa: E402
 from lorawright.training import train  # noqa: E402

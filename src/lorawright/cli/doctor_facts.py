@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from typing import Any
 
 from lorawright import hardware, hub
-
 from lorawright.cli import allocator
 from lorawright.config.schema import Config
 from lorawright.hardware import Device

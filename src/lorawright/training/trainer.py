@@ -1,8 +1,7 @@
 """TRL's SFTTrainer, fed with planned steps; the only file that imports trl.
 
-What changes against SFTTrainer: a batch of the data loader is one optimizer step with all its
-passes; the loss is the sum over the step's trained tokens divided by their planned number; the
-evaluation loss is a mean over tokens; a step with a non-finite value is not applied.
+A batch of the data loader is one optimizer step with all its passes; losses are means over trained
+tokens, in training by their planned number; a step with a non-finite value is not applied.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from conftest import evaluation_file
+from helpers import evaluation_file
 
 from lorawright.cli import verdict
 from lorawright.report.summary import summarize

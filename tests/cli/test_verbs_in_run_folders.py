@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import rows, write_jsonl
+from helpers import rows, write_jsonl
 
 from lorawright import hub
 from lorawright.cli import run as command

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import rows, write_jsonl
+from helpers import rows, write_jsonl
 
 from lorawright.config import Config
 from lorawright.run import owned

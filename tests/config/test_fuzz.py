@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import random
-import sys
 from pathlib import Path
 
+import fuzz_config
 import pytest
 
 from lorawright.config import Config, load_leniently
 from lorawright.errors import ConfigError
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-import fuzz_config
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -30,7 +30,9 @@ from lorawright.types import (
 
 TINY = hub.tokenizer_folder("tiny")
 TOKENIZER = masks.load(TINY, "tiny")
-TAGS = (Path(__file__).parent / "templates" / "tiny_generation.jinja").read_text(encoding="utf-8")
+TAGS = (Path(__file__).parents[1] / "templates" / "tiny_generation.jinja").read_text(
+    encoding="utf-8"
+)
 PLAIN = "{%- generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}\n        {{- '\\n' }}"
 OPENED = "{{- open(m.role) + '\\n' }}\n        " + PLAIN
 AROUND_NEWLINES = (

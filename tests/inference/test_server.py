@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 import pytest
-from conftest import WEATHER
+from helpers import WEATHER
 
 from lorawright.cli import run as command
 from lorawright.config.schema import ModelSettings

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import rows, write_jsonl
+from helpers import rows, write_jsonl
 
 from lorawright import masks
 from lorawright.config import Config

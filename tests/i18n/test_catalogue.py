@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
 import time
 from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 
+import build_catalogue
 import pytest
 import yaml
-from conftest import rows, write_jsonl
+from helpers import rows, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,9 +21,6 @@ from lorawright.cli.starter import list_recipes
 from lorawright.errors import ConfigError
 from lorawright.i18n import catalogue
 from lorawright.i18n.catalogue import HOLE, Language, translate, translate_comments
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-import build_catalogue
 
 Capture = pytest.CaptureFixture[str]
 KNOWN = catalogue.read_catalogue(
@@ -214,24 +211,24 @@ def test_a_catalogue_costs_little() -> None:
 
 # English that no catalogue holds: for programs, for other programs' files, or ours alone.
 NOT_FOR_READERS = {
-    "card.py": "the example of the card is code",
-    "chat/tagged.py": "Jinja",
-    "cli/rank.py": "words of libraries, to be found in their errors",
-    "dropout.py": "an invariant",
+    "run/card.py": "the example of the card is code",
+    "masks/generation_tags.py": "Jinja",
+    "training/worker.py": "words of libraries, to be found in their errors",
+    "model/dropout.py": "an invariant",
     "export/ollama_template.py": "Go templates",
     "hardware.py": "code of another process",
-    "launch_script.py": "scripts, English in any language",
-    "mask_page.py": "has its own table of both languages",
-    "mishaps.py": "words of libraries, to be found in their errors",
-    "plan.py": "an invariant",
-    "quickstart.py": "a config, whose comments are in the catalogue one by one",
+    "distributed/scripts.py": "scripts, English in any language",
+    "masks/page.py": "has its own table of both languages",
+    "training/failures.py": "words of libraries, to be found in their errors",
+    "plan/steps.py": "an invariant",
+    "cli/quickstart_run.py": "a config, whose comments are in the catalogue one by one",
     "report/page.py": "code to copy",
     "report/words.py": "has its own table of both languages",
-    "run_folder.py": "the comment of a run's config.yaml, a file for programs",
-    "serve/app.py": "answers over HTTP, as OpenAI's are: English",
-    "serve/request.py": "answers over HTTP, as OpenAI's are: English",
-    "serve/turns.py": "answers over HTTP, as OpenAI's are: English",
-    "starter.py": "example chats, and a config whose comments are in the catalogue",
+    "run/folder.py": "the comment of a run's config.yaml, a file for programs",
+    "inference/app.py": "answers over HTTP, as OpenAI's are: English",
+    "inference/request.py": "answers over HTTP, as OpenAI's are: English",
+    "inference/turns.py": "answers over HTTP, as OpenAI's are: English",
+    "cli/starter.py": "example chats, and a config whose comments are in the catalogue",
 }
 ALLOWED = re.compile(  # a command, an invariant, words of orjson
     r"pip install .*|`choose` asks for it|end of data"

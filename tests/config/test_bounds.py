@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 from annotated_types import Ge, Gt, Le, Lt, MaxLen
-from conftest import rows, write_jsonl
+from helpers import rows, write_jsonl
 from pydantic.fields import FieldInfo
 
 from lorawright.cli import run

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import rows, write_jsonl
+from helpers import rows, write_jsonl
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -29,7 +29,7 @@ from lorawright.run.folder import RunFolder
 from lorawright.training import train
 from lorawright.training.train import Start
 
-SERVER = Path(__file__).parents[1] / "tools" / "rank_server.py"
+SERVER = Path(__file__).parents[2] / "tools" / "rank_server.py"
 STRATEGIES = ["ddp", "zero1", "zero2", "zero3", "fsdp2"]
 DROPOUT = 0.05
 NUM_ROWS = 11  # in batches of 4: the last step of an epoch has 3 chats for two processes

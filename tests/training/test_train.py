@@ -30,7 +30,7 @@ from lorawright.training import failures, train
 from lorawright.training.train import Start
 
 MakeConfig = Callable[..., Config]
-ASSETS = Path(__file__).parent / "assets"
+ASSETS = Path(__file__).parents[1] / "assets"
 
 
 def losses(folder: RunFolder) -> list[float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 import yaml
-from conftest import rows, write_jsonl
+from helpers import rows, write_jsonl
 
 from lorawright import hub
 from lorawright.cli import run

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 import pytest
-from conftest import rows, write_jsonl
+from helpers import rows, write_jsonl
 
 from lorawright import hub, masks
 from lorawright.config import Config

@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import rows, write_jsonl
+from helpers import rows, write_jsonl
 
 from lorawright.cli import console, run
 
 Capture = pytest.CaptureFixture[str]
-CLI = Path(__file__).parents[1] / "src" / "lorawright" / "cli"
+CLI = Path(__file__).parents[2] / "src" / "lorawright" / "cli"
 
 
 @pytest.fixture

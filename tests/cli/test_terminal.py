@@ -15,7 +15,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from conftest import rows, write_jsonl
+from helpers import rows, write_jsonl
 from rich.console import Console
 from rich.progress import Progress
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 import pytest
-from conftest import rows
+from helpers import rows
 
 from lorawright import hub, masks
 from lorawright.config.schema import DataSettings

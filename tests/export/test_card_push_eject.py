@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import orjson
 import pytest
-from conftest import evaluation_file, rows, write_jsonl
+from helpers import evaluation_file, rows, write_jsonl
 from huggingface_hub import ModelCard
 
 from lorawright import data, hub, masks

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import rows, write_jsonl
+from helpers import rows, write_jsonl
 
 from lorawright import hub
 from lorawright.cli import run

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import rows, write_jsonl
+from helpers import rows, write_jsonl
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
