@@ -83,7 +83,7 @@ print(json.dumps({
     "done": os.environ.get("LORAWRIGHT_ALLOCATOR_SET"),
     "stdin": sys.stdin.read() if os.environ.get("LORAWRIGHT_ALLOCATOR_SET") else None,
 }), flush=True)
-from lorawright import allocator
+from lorawright.cli import allocator
 allocator.restart_if_useful(sys.argv[0], sys.argv[1:])
 sys.exit(7)
 """

@@ -42,7 +42,7 @@ def run(train: Path | str, **more: Any) -> tuple[Reader, list[Conversation], lis
 DAMAGE = """
 import random, sys
 from pathlib import Path
-from lorawright.data.read import read_rows
+from lorawright.data.rows import read_rows
 from lorawright.data.sources import DataFile
 from lorawright.types import Problem
 
@@ -169,7 +169,7 @@ def test_what_is_no_file_is_a_problem_and_never_a_hang(
 UNREADABLE = """
 import os, sys
 import pyarrow.parquet
-from lorawright import prepare
+from lorawright.dataset import prepare
 from lorawright.config.schema import DataSettings
 from lorawright.data import Reader
 if os.getuid() == 0:  # root may read everything

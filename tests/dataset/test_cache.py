@@ -165,7 +165,7 @@ def test_killed_while_preparing(make_config: MakeConfig, root: Path, tmp_path: P
     config = make_config()
     (tmp_path / "c.json").write_text(config.model_dump_json())
     code = (
-        "import os, signal; from pathlib import Path; from lorawright import prepare; "
+        "import os, signal; from pathlib import Path; from lorawright.dataset import prepare; "
         "from lorawright.config import Config; "
         "prepare._stats = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
         "prepare.run(Config.model_validate_json(Path('c.json').read_text()))"

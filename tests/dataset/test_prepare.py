@@ -81,7 +81,7 @@ def test_cache_folder_that_cannot_be_made(
 def test_a_failed_check_leaves_no_temporary_folder(tmp_path: Path) -> None:
     """A missing file has no content to cache by; what is built for it goes with the process."""
     code = (
-        "from lorawright import prepare; from lorawright.config import Config; "
+        "from lorawright.dataset import prepare; from lorawright.config import Config; "
         "prepare.run(Config.model_validate({'model': {'name': 'tiny'}, 'data': {'train': './no'}}))"
     )
     environment = {**os.environ, "TMPDIR": str(tmp_path)}

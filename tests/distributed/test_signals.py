@@ -17,7 +17,7 @@ from lorawright.distributed.signals import stop_on_signals
 # The main thread is in one C call for long, as it is in a step; Python's handlers do not run.
 BUSY = """
 import hashlib, os, sys
-from lorawright import signals
+from lorawright.distributed import signals
 signals.SECONDS_TO_LEAVE = 0.5
 def tell(): os.write(1, b"stopping\\n")
 with signals.stop_on_signals(tell=tell) as stop:

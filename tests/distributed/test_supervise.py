@@ -29,8 +29,8 @@ sys.exit(any(codes))
 RANK = """
 import os, signal, sys, time
 from pathlib import Path
-from lorawright import control
-from lorawright.control import End
+from lorawright.distributed import control
+from lorawright.distributed.control import End
 folder = Path({folder!r})
 def begin(rank):
     return control.Pulse(folder, rank, {launcher})
@@ -116,8 +116,8 @@ def test_the_silent_one_is_blamed_first() -> None:
 SUPERVISOR = """
 import sys
 from pathlib import Path
-from lorawright import supervise
-from lorawright.signals import Stop
+from lorawright.distributed import supervise
+from lorawright.distributed.signals import Stop
 supervise.ASLEEP_SECONDS = 1.0
 folder = Path(sys.argv[1])
 watched = supervise.Watched(folder, folder / "log", 2.0, num_threads=1, several_machines=False)
@@ -192,7 +192,7 @@ def test_a_process_ends_with_its_launcher(tmp_path: Path) -> None:
     )
     body = prefix + "begin(0)('step 1'); time.sleep(60)"
     code = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {body!r}])\n"
-    wait = "from lorawright import control; from pathlib import Path\n"
+    wait = "from lorawright.distributed import control; from pathlib import Path\n"
     wait += f"while not control.read_beats(Path({str(tmp_path)!r})): time.sleep(0.01)"
     subprocess.run([sys.executable, "-c", code + wait], check=True)
     deadline = time.monotonic() + 10

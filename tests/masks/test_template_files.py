@@ -136,7 +136,7 @@ def test_endless_template_ends_check_in_one_line(folder: Folder, tmp_path: Path)
     made = folder({"chat_template.jinja": ENDLESS})
     (tmp_path / "c.yaml").write_text(f"model: {{name: {made}}}\ndata: {{train: x.jsonl}}\n")
     code = (
-        "from lorawright.chat import limit; limit.SECONDS = 0.3; "
+        "from lorawright.masks import time_limit; time_limit.SECONDS = 0.3; "
         "from lorawright.cli import main; import sys; "
         "sys.argv = ['lorawright', 'check', 'c.yaml']; main()"
     )

@@ -28,8 +28,8 @@ MakeConfig = Callable[..., Config]
 REPLACE = """
 import sys
 from pathlib import Path
-from lorawright import owned
-from lorawright.owned import Kind, Marker
+from lorawright.run import owned
+from lorawright.run.owned import Kind, Marker
 target, marker = Path(sys.argv[1]), Marker(Kind.MODEL, ("a", "b"))
 number = 0
 while True:

@@ -27,7 +27,7 @@ MakeConfig = Callable[..., Config]
 HOLD = """
 import sys, time
 from pathlib import Path
-from lorawright import lock
+from lorawright.run import lock
 with lock.held(Path(sys.argv[1]), "lock.json"):
     print("held", flush=True)
     time.sleep(600)
@@ -35,7 +35,7 @@ with lock.held(Path(sys.argv[1]), "lock.json"):
 TURNS = """
 import sys, time
 from pathlib import Path
-from lorawright import lock
+from lorawright.run import lock
 from lorawright.errors import RunFolderError
 run, log = Path(sys.argv[1]), open(sys.argv[2], "ab", buffering=0)
 while time.time() < float(sys.argv[3]):

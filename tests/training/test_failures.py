@@ -22,7 +22,7 @@ MakeConfig = Callable[..., Config]
 # a file may not grow over a limit that is set once the first checkpoint stands
 FULL = """
 import resource, signal, sys
-from lorawright import train
+from lorawright.training import train
 from lorawright.config import Config
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 class Filling(train.Screen):

@@ -176,9 +176,9 @@ def test_stop_and_resume_is_bit_equal(make_config: MakeConfig, tmp_path: Path) -
 
 KILLED = """
 import os, signal, sys
-from lorawright import train
+from lorawright.training import train
 from lorawright.config import Config
-from lorawright.screen import Screen
+from lorawright.run.events import Screen
 class Killing(Screen):
     def step(self, number, record):
         if number == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)

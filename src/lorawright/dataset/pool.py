@@ -4,7 +4,7 @@
                      └─► worker …                        ─┘   as one process gives, counted alike
 
 A worker is a Python of its own that is told everything by its standard input (`python -m
-lorawright.chat.workers`): nothing is forked, the caller's script is not imported again, and a
+lorawright.dataset.pool`): nothing is forked, the caller's script is not imported again, and a
 worker whose parent is gone reads the end of its input and ends too.
 """
 
