@@ -24,11 +24,9 @@ STRANGERS = {("masks", "data")}
 """Neighbours that do not know each other."""
 
 UPWARD = {
-    ("dataset/cache.py", "lorawright.distributed"),
     ("plan/ready.py", "lorawright.model"),
     ("plan/settings.py", "lorawright.model"),
     ("run/events.py", "lorawright.dataset.prepare"),
-    ("run/events.py", "lorawright.distributed"),
     ("run/events.py", "lorawright.model.load"),
     ("run/events.py", "lorawright.plan.estimate"),
     ("run/events.py", "lorawright.plan.settings"),

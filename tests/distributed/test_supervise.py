@@ -18,6 +18,7 @@ from lorawright.distributed.control import Beat
 from lorawright.distributed.signals import Stop
 from lorawright.distributed.supervise import Watched
 from lorawright.errors import DataError, TrainError
+from lorawright.run import lock
 
 # A process that starts two "ranks", as accelerate does; each runs the code of its number.
 STARTER = """
@@ -31,6 +32,7 @@ import os, signal, sys, time
 from pathlib import Path
 from lorawright.distributed import control
 from lorawright.distributed.control import End
+from lorawright.run import event_file
 folder = Path({folder!r})
 def begin(rank):
     return control.Pulse(folder, rank, {launcher})
@@ -56,7 +58,7 @@ def run(
 def alive(folder: Path) -> list[int]:
     """Processes that are still there; a killed one may take a moment to be gone."""
     for _ in range(100):
-        left = [beat.pid for beat in control.read_beats(folder) if control.is_alive(beat.pid)]
+        left = [beat.pid for beat in control.read_beats(folder) if lock.is_alive(beat.pid)]
         if not left:
             break
         time.sleep(0.1)
@@ -64,7 +66,7 @@ def alive(folder: Path) -> list[int]:
 
 
 def test_ends_and_events_come_through(tmp_path: Path) -> None:
-    sends = "control.send(folder, 'note', text='hello'); " + TRAINS.format(0)
+    sends = "event_file.send(folder, 'note', text='hello'); " + TRAINS.format(0)
     ends, shown = run(tmp_path, sends, TRAINS.format(1))
     assert [(end.rank, end.seconds) for end in ends] == [(0, 1.5), (1, 1.5)]
     assert shown == [{"event": "note", "text": "hello"}]

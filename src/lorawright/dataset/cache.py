@@ -26,8 +26,8 @@ import orjson
 from lorawright import masks
 from lorawright.config.schema import Config
 from lorawright.data import fingerprint
-from lorawright.distributed import control
 from lorawright.errors import DataError
+from lorawright.run import lock
 
 CACHE_VERSION = 2  # raise when ids, spans or the layout of the cache change
 COMPLETE = "findings.json"  # written last
@@ -144,7 +144,7 @@ def _is_abandoned(folder: Path) -> bool:
     touched = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
     untouched_seconds = time.time() - touched
     match = re.fullmatch(rf"{re.escape(BUILDING)}(.+)-(\d{{1,9}})-[^-]+", folder.name)
-    if match and match[1] == _host() and _can_ask() and not control.is_alive(int(match[2])):
+    if match and match[1] == _host() and _can_ask() and not lock.is_alive(int(match[2])):
         return untouched_seconds > DEAD_SECONDS
     return untouched_seconds > ABANDONED_SECONDS
 

@@ -2,7 +2,6 @@
 
     rank-3.beat       pid, step, what it is doing, how far, since when, alive when
     rank-3.end.json   how it ended; a process that is gone without one was killed
-    events.jsonl      what rank 0 has to show, line by line
 
 Times are `time.monotonic()`: one clock for all processes of a machine, which no correction of the
 time of day moves, and which stands still while a laptop sleeps.
@@ -16,16 +15,15 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import orjson
 
+from lorawright.run import lock
+
 ALIVE_SECONDS = 1.0  # between two signs of life
 BEAT_BYTES = 256
-EVENTS = "events.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +97,7 @@ class Pulse:
     def _live(self) -> None:
         while True:
             time.sleep(ALIVE_SECONDS)
-            if self._launcher_pid is not None and not is_alive(self._launcher_pid):
+            if self._launcher_pid is not None and not lock.is_alive(self._launcher_pid):
                 os._exit(1)  # nobody would report on this process, or stop it
             with self._lock:
                 before = asdict(self._beat)
@@ -132,42 +130,3 @@ def read_ends(folder: Path) -> dict[int, End]:
     """How processes ended, by rank."""
     found = [End(**orjson.loads(p.read_bytes())) for p in folder.glob("rank-*.end.json")]
     return {end.rank: end for end in found}
-
-
-def send(folder: Path, event: str, **content: Any) -> None:
-    """Something to show; called by rank 0."""
-    with open(folder / EVENTS, "ab") as file:
-        file.write(orjson.dumps({"event": event, **content}) + b"\n")
-
-
-class Events:
-    """Reads what rank 0 has sent, each event once."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / EVENTS
-        self._path.touch()
-        self._offset = 0
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        with open(self._path, "rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                self._offset += len(line)
-                yield orjson.loads(line)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process exists and has not ended; one that nobody has waited for has ended."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return os.path.isdir("/proc/self") is False  # gone between the two looks, or not Linux
-    return stat.rpartition(")")[2].split()[0] != "Z"

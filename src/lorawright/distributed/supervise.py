@@ -23,6 +23,7 @@ from lorawright.distributed import control
 from lorawright.distributed.control import Beat, End
 from lorawright.distributed.signals import Stop
 from lorawright.errors import LorawrightError, TrainError
+from lorawright.run import event_file, lock
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0  # for the others to notice that one of them is gone
@@ -63,7 +64,7 @@ def run(
     Raises:
         LorawrightError: What the first process to fail has said, or that one died or hung.
     """
-    events = control.Events(watched.folder)
+    events = event_file.Events(watched.folder)
     deaths: dict[int, float] = {}
     with open(watched.log, "ab") as log:
         process = _start(command, watched.num_threads, log)
@@ -80,7 +81,7 @@ def run(
     return [ends[rank] for rank in sorted(ends)]
 
 
-def _show_all(events: control.Events, show: Callable[[dict[str, Any]], None]) -> None:
+def _show_all(events: event_file.Events, show: Callable[[dict[str, Any]], None]) -> None:
     for event in events:
         show(event)
 
@@ -145,7 +146,7 @@ def _watch(
             for beat in beats:
                 _signal(beat.pid, signal.SIGTERM)
         for beat in beats:
-            if beat.rank not in deaths and not control.is_alive(beat.pid):
+            if beat.rank not in deaths and not lock.is_alive(beat.pid):
                 deaths[beat.rank] = time.monotonic()
         mute = _mute(beats, ends, deaths)
         if (mute or any(end.error for end in ends.values())) and _waited(deaths, ends):

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from lorawright.dataset.prepare import Prepared
-from lorawright.distributed import control
 from lorawright.model.load import Trainable
 from lorawright.plan.estimate import Times
 from lorawright.plan.settings import Resolved
 from lorawright.plan.steps import Plan
+from lorawright.run import event_file
 from lorawright.run.records import StepRecord
 
 TimesOf = Callable[[], Times | None]  # called where it is shown: it measures for 0.2 s
@@ -51,25 +51,25 @@ class Relay(Screen):
 
     def begin(self, plan: Plan, trainable: Trainable, first_step: int) -> None:
         facts = asdict(trainable)
-        control.send(self._folder, "begin", trainable=facts, first_step=first_step)
+        event_file.send(self._folder, "begin", trainable=facts, first_step=first_step)
 
     def step(self, number: int, record: StepRecord) -> None:
-        control.send(self._folder, "step", number=number, record=asdict(record))
+        event_file.send(self._folder, "step", number=number, record=asdict(record))
 
     def evaluating(self, num_done: int, num_all: int) -> None:
         now = time.monotonic()
         if num_done == num_all or now - self._last_evaluating > SECONDS_BETWEEN_EVENTS:
             self._last_evaluating = now
-            control.send(self._folder, "evaluating", num_done=num_done, num_all=num_all)
+            event_file.send(self._folder, "evaluating", num_done=num_done, num_all=num_all)
 
     def line(self, line: dict[str, float]) -> None:
-        control.send(self._folder, "line", line=line)
+        event_file.send(self._folder, "line", line=line)
 
     def note(self, text: str) -> None:
-        control.send(self._folder, "note", text=text)
+        event_file.send(self._folder, "note", text=text)
 
     def end(self) -> None:
-        control.send(self._folder, "end")
+        event_file.send(self._folder, "end")
 
 
 def replay(event: dict[str, Any], screen: Screen, plan: Plan) -> None:

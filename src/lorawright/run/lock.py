@@ -193,6 +193,11 @@ def _machine() -> str:
     return f"{platform.node()} {boot} {os.readlink('/proc/self/ns/pid')}"
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine exists and has not ended, waited for or not."""
+    return _began(pid) is not None
+
+
 def _began(pid: int) -> str | None:
     """When a process was started; None if there is none of that number."""
     if sys.platform != "linux":
