@@ -216,7 +216,7 @@ def planned_passes(arguments: argparse.Namespace) -> list[tuple[int, int]]:
 
     with tempfile.TemporaryDirectory() as folder:
         settled = ready.get_ready(lorawright_config(arguments, Path(folder)), Screen())
-        tensors = step_tensors(settled.plan[0], 0, settled.prepared.train, attention.SEGMENTS)
+        tensors = step_tensors(settled.plan[0], 0, settled.prepared.train, Attention.SEGMENTS)
         return [(one["input_ids"].shape[1], len(one["targets_P"])) for one in tensors]
 
 

@@ -21,7 +21,8 @@ from lorawright.evaluate.chats import EvalChat
 from lorawright.hardware import Device
 from lorawright.model import attention, load, selfcheck, targets
 from lorawright.model import loss as head
-from lorawright.model.attention import OWN, SEGMENTS, PassShape
+from lorawright.model.attention import PassShape
+from lorawright.plan.attention import Attention
 from lorawright.model.loss import Loss
 from lorawright.plan import ready
 from lorawright.run.events import Screen

@@ -107,7 +107,7 @@ def test_no_cross_talk_in_a_pass() -> None:
     """Another chat in the pack leaves a chat's hidden states bit-equal."""
     folder = hub.model_folder("tiny")
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation=attention.SEGMENTS
+        folder, dtype=torch.float32, attn_implementation=Attention.SEGMENTS
     ).eval()
     first, second, other = torch.arange(5, 25), torch.arange(30, 47), torch.arange(60, 77)
 

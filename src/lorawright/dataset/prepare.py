@@ -62,6 +62,12 @@ class Prepared:
         return self.train.path.parent
 
     @property
+    def longest_tokens(self) -> int:
+        """Tokens of the longest chat of both sets."""
+        stores = [self.train] if self.eval is None else [self.train, self.eval]
+        return max(int(store.num_tokens_N.max()) for store in stores)
+
+    @property
     def errors(self) -> tuple[Problem, ...]:
         return tuple(p for p in self.problems if p.severity is Severity.ERROR)
 
@@ -70,11 +76,17 @@ class Prepared:
         return tuple(p for p in self.problems if p.severity is Severity.DROPPED)
 
 
-def run(config: Config, *, progress: Callable[[int], None] | None = None) -> Prepared:
+def run(
+    config: Config,
+    tokenizer: masks.ChatTokenizer | None = None,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Prepared:
     """Reads, encodes and proves all chats of a config, or opens what a run before has made.
 
     Args:
         config: The run.
+        tokenizer: Its model's, where it is loaded already.
         progress: Called with the number of rows read so far.
 
     Raises:
@@ -82,8 +94,9 @@ def run(config: Config, *, progress: Callable[[int], None] | None = None) -> Pre
         TemplateError: The chat template is missing or cannot be proven.
         DataError: The data cannot be opened at all. Problems of rows are returned, not raised.
     """
-    folder = hub.tokenizer_folder(config.model.name, config.model.revision)
-    tokenizer = masks.load(folder, config.model.name)
+    if tokenizer is None:
+        folder = hub.tokenizer_folder(config.model.name, config.model.revision)
+        tokenizer = masks.load(folder, config.model.name)
     encoder = masks.Encoder(tokenizer, config.data, _tags(config))
     contents = fingerprint.contents(config.data)
     cached = cache.folder_of(config, encoder, contents)

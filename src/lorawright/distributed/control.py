@@ -22,6 +22,8 @@ import orjson
 
 from lorawright.run import lock
 
+FOLDER, LAUNCHER = "LORAWRIGHT_CONTROL", "LORAWRIGHT_LAUNCHER_PID"
+"""Variables of a process that a launcher watches: where they talk, whom it follows."""
 ALIVE_SECONDS = 1.0  # between two signs of life
 BEAT_BYTES = 256
 
@@ -57,7 +59,6 @@ class End:
         stopped_by: The signal that ended the run early, after a checkpoint.
         error: Class, what, where and hint of a `LorawrightError`; None if all went well.
         lost: The error is that other processes have gone: a consequence, not a cause.
-        seconds: Of training.
     """
 
     rank: int
@@ -65,7 +66,6 @@ class End:
     stopped_by: int | None = None
     error: dict[str, str | None] | None = None
     lost: bool = False
-    seconds: float = 0.0
 
 
 class Pulse:

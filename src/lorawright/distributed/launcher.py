@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lorawright.distributed import launch_files, supervise
 from lorawright.distributed.signals import Stop
 from lorawright.errors import RunFolderError
-from lorawright.plan.job import Job
-from lorawright.run import checkpoint
+from lorawright.plan import run_plan
+from lorawright.plan.run_plan import RunPlan
+from lorawright.run.events import Tell
+from lorawright.run.files import write_atomically
 from lorawright.run.folder import RunFolder
 
 LOG = "output.log"
 
 
-def write_files(job: Job, folder: RunFolder) -> Path:
+def write_files(plan: RunPlan, folder: RunFolder) -> Path:
     """Everything that the processes of this machine read; returns its folder."""
-    config = job.resolved.config
+    config = plan.config
     place = launch_files.launch_folder(folder.path, config.distributed)
     if config.distributed.machine_rank == 0:
         folder.begin()
@@ -34,41 +32,41 @@ def write_files(job: Job, folder: RunFolder) -> Path:
             where=str(folder.path),
             hint="choose another `training.output`",
         ) from None
-    for path, text in launch_files.files(config, job.resolved.hardware.device, place).items():
-        checkpoint.write_atomically(path, text.encode())
-    job.write(place / launch_files.JOB)
+    for path, text in launch_files.files(config, plan.settings.hardware.device, place).items():
+        write_atomically(path, text.encode())
+    run_plan.save(plan, place / launch_files.JOB)
     return place
 
 
 def run(
-    job: Job, folder: RunFolder, stop: Stop, show: Callable[[dict[str, Any]], None]
-) -> tuple[float, int | None]:
+    plan: RunPlan, folder: RunFolder, stop: Stop, tell: Tell
+) -> int | None:
     """Trains in the processes of this machine.
 
     Args:
-        job: Settled; control folder and launcher are filled in here.
+        plan: With its base.
         folder: The run's.
         stop: Whether we were asked to stop.
-        show: Called with every event of rank 0.
+        tell: Takes every event of rank 0.
 
     Returns:
-        Seconds of training, and the signal that ended it early.
+        The signal that ended it early, or None.
     """
-    settings = job.resolved.config.distributed
+    settings = plan.config.distributed
     control = Path(tempfile.mkdtemp(prefix="lorawright-control-"))
     try:
-        place = write_files(replace(job, control=control, launcher_pid=os.getpid()), folder)
+        place = write_files(plan, folder)
         log = place / LOG
         log.unlink(missing_ok=True)
         alone = settings.num_machines == 1
         command = launch_files.runnable(
             launch_files.command(place), supervise.free_port() if alone else None
         )
-        num_threads = job.resolved.hardware.num_threads
+        num_threads = plan.settings.hardware.num_threads
         watched = supervise.Watched(
             control, log, settings.timeout_seconds, num_threads, several_machines=not alone
         )
-        ends = supervise.run(command, watched, stop, show)
+        ends = supervise.run(command, watched, stop, tell)
     finally:
         shutil.rmtree(control, ignore_errors=True)
-    return max(end.seconds for end in ends), ends[0].stopped_by
+    return ends[0].stopped_by

@@ -24,6 +24,7 @@ from lorawright.distributed.control import Beat, End
 from lorawright.distributed.signals import Stop
 from lorawright.errors import LorawrightError, TrainError
 from lorawright.run import event_file, lock
+from lorawright.run.events import Tell
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0  # for the others to notice that one of them is gone
@@ -51,7 +52,7 @@ class Watched:
 
 
 def run(
-    command: list[str], watched: Watched, stop: Stop, show: Callable[[dict[str, Any]], None]
+    command: list[str], watched: Watched, stop: Stop, tell: Tell
 ) -> list[End]:
     """Starts all processes and returns when they have ended.
 
@@ -59,7 +60,7 @@ def run(
         command: From `launch.runnable`.
         watched: Where and how.
         stop: A signal to us is passed on once; the second one raises KeyboardInterrupt.
-        show: Called with every event of rank 0.
+        tell: Takes every event of rank 0.
 
     Raises:
         LorawrightError: What the first process to fail has said, or that one died or hung.
@@ -67,12 +68,12 @@ def run(
     events = event_file.Events(watched.folder)
     deaths: dict[int, float] = {}
     with open(watched.log, "ab") as log:
-        process = _start(command, watched.num_threads, log)
+        process = _start(command, watched.folder, watched.num_threads, log)
         try:
-            failure = _watch(process, watched, stop, deaths, lambda: _show_all(events, show))
+            failure = _watch(process, watched, stop, deaths, lambda: _tell_all(events, tell))
         finally:
             _end_all(process, watched.folder)
-    _show_all(events, show)
+    _tell_all(events, tell)
     ends = control.read_ends(watched.folder)
     failure = failure or _without_a_word(process, ends, watched, deaths)
     cause = _cause(ends, failure)
@@ -81,9 +82,9 @@ def run(
     return [ends[rank] for rank in sorted(ends)]
 
 
-def _show_all(events: event_file.Events, show: Callable[[dict[str, Any]], None]) -> None:
+def _tell_all(events: event_file.Events, tell: Tell) -> None:
     for event in events:
-        show(event)
+        tell(event)
 
 
 def free_port() -> int:
@@ -93,9 +94,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _start(command: list[str], num_threads: int, log: BinaryIO) -> subprocess.Popen[bytes]:
+def _start(
+    command: list[str], folder: Path, num_threads: int, log: BinaryIO
+) -> subprocess.Popen[bytes]:
     """In a session of its own: a Ctrl-C on the terminal reaches only us, and we pass it on."""
     environment = os.environ | {
+        control.FOLDER: str(folder),
+        control.LAUNCHER: str(os.getpid()),
         "OMP_NUM_THREADS": str(num_threads),
         "PET_SIGNALS_TO_HANDLE": "SIGQUIT",  # torchrun would pass SIGTERM on a second time
         "PET_SHUTDOWN_TIMEOUT": str(int(GRACE_SECONDS)),
@@ -123,7 +128,7 @@ def _watch(
     watched: Watched,
     stop: Stop,
     deaths: dict[int, float],
-    show_all: Callable[[], None],
+    tell_all: Callable[[], None],
 ) -> TrainError | None:
     """Until accelerate has ended, or the processes must be ended; then why.
 
@@ -132,13 +137,13 @@ def _watch(
         watched: Where and how.
         stop: Whether we were asked to stop.
         deaths: Filled with the time at which a process was seen to be gone.
-        show_all: Called all the time.
+        tell_all: Called all the time.
     """
     passed_on = False
     watch = _Watch()
     while process.poll() is None:
         watch.look()
-        show_all()
+        tell_all()
         beats = control.read_beats(watched.folder)
         ends = control.read_ends(watched.folder)
         if stop() and not passed_on:

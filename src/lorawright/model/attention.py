@@ -24,20 +24,10 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface
 
-from lorawright.config.schema import Dtype
 from lorawright.errors import ModelError
-from lorawright.hardware import Device
 from lorawright.model import varlen
 from lorawright.model.varlen import VarlenIndex
-from lorawright.plan.architecture import Architecture
-
-SEGMENTS = "lorawright"
-VARLEN = "lorawright_varlen"
-OWN = "own"
-"""What Transformers chooses for a model: `sdpa`, or `eager` where its class has no other."""
-
-KERNEL_DTYPES = (Dtype.FLOAT16, Dtype.BFLOAT16)  # of FlashAttention
-KERNEL_CAPABILITY = 80  # Ampere: FlashAttention's first, also inside PyTorch
+from lorawright.plan.attention import KERNEL_CAPABILITY, PACKED, Attention
 
 HARMLESS = {
     "position_ids", "position_embeddings", "is_causal", "cache_position", "use_cache",
@@ -50,28 +40,6 @@ a window, a cap or a sink that is left out trains another model."""
 FLOAT32_TOKENS = 400
 """Most of a segment that attends in float32 on a CPU: PyTorch's bfloat16 kernel needs 5.1 ms for
 200 tokens of Qwen2.5-0.5B, forward and backward, its float32 kernel 3.6 ms (docs/log.md)."""
-
-
-def choose(known: Architecture, device: Device, dtype: Dtype, capability: int) -> str:
-    """The attention to train a model with.
-
-    One varlen FlashAttention call a layer where the GPU and the numbers allow it; PyTorch's own
-    attention segment by segment elsewhere; the model's own, and no shared prefixes, for models
-    whose attention is more than causal (sliding windows, capped scores, sinks), cannot be
-    exchanged, or is not all that carries something from token to token.
-
-    Args:
-        known: Facts of the model.
-        device: Where it trains.
-        dtype: In which numbers; resolved.
-        capability: Of the GPU, see `Hardware.capability`.
-    """
-    if known.more_than_causal or not known.exchangeable or known.state is not None:
-        return OWN
-    fits = known.fits_kernels and dtype in KERNEL_DTYPES and capability >= KERNEL_CAPABILITY
-    if device is Device.CUDA and fits and varlen.kernel() is not None:
-        return VARLEN
-    return SEGMENTS
 
 
 class Prefixes(StrEnum):
@@ -176,7 +144,7 @@ class PassShape:
 
 def pass_inputs(shape: PassShape, implementation: str) -> dict[str, Any]:
     """Keywords of the model's forward that tell the attention about a pass."""
-    return {"pass_shape": shape} if implementation in (SEGMENTS, VARLEN) else {}
+    return {"pass_shape": shape} if implementation in PACKED else {}
 
 
 def _checked(
@@ -318,13 +286,6 @@ def _joined(parts: Sequence[torch.Tensor], path: tuple[int, ...]) -> torch.Tenso
     return parts[path[0]] if len(path) == 1 else torch.cat([parts[n] for n in path], dim=2)
 
 
-def describe(implementation: str) -> str:
-    """What `choose` has chosen, for people."""
-    if implementation == VARLEN:
-        return varlen.name()
-    return "PyTorch's, chat by chat" if implementation == SEGMENTS else "the model's own"
-
-
 def attend_varlen(
     module: nn.Module,
     query_BNTD: torch.Tensor,
@@ -347,7 +308,6 @@ def attend_varlen(
         sizes = (*shape.before, *shape.sizes)
         shape.index = VarlenIndex.of(shape.sizes, sizes, shape.paths, query_BNTD.device)
     kernel = varlen.kernel()
-    assert kernel is not None, "`choose` asks for it"
     output_TND = kernel(
         query_BNTD[0].transpose(0, 1),
         key_BMKD[0].index_select(1, shape.index.keys).transpose(0, 1),
@@ -358,5 +318,5 @@ def attend_varlen(
     return output_TND[None], None
 
 
-AttentionInterface.register(SEGMENTS, attend)
-AttentionInterface.register(VARLEN, attend_varlen)
+AttentionInterface.register(Attention.SEGMENTS, attend)
+AttentionInterface.register(Attention.VARLEN, attend_varlen)

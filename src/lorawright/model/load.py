@@ -22,8 +22,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from lorawright.config.schema import Dtype, LoraSettings, ModelSettings, Quantization
 from lorawright.errors import ModelError
 from lorawright.hardware import Device
-from lorawright.model import attention, dropout, fused_lora, targets
+from lorawright.model import dropout, fused_lora, targets
 from lorawright.plan import architecture
+from lorawright.plan.attention import Attention
 
 TORCH_DTYPE = {
     Dtype.FLOAT32: torch.float32,
@@ -46,7 +47,7 @@ def load_base(
     device: Device,
     *,
     training: bool,
-    implementation: str = attention.OWN,
+    implementation: Attention = Attention.OWN,
 ) -> Any:
     """The base model, on its device.
 
@@ -55,7 +56,7 @@ def load_base(
         folder: Where it lies.
         device: Where it goes.
         training: For training: no cache, no dropout or jitter of the base's own.
-        implementation: Its attention, from `attention.choose`.
+        implementation: Its attention, see `plan.attention`.
 
     Raises:
         ModelError: It cannot be loaded.
@@ -69,7 +70,7 @@ def load_base(
             config=known,
             dtype=TORCH_DTYPE[settings.dtype],
             quantization_config=_quantization(settings),
-            attn_implementation=None if implementation == attention.OWN else implementation,
+            attn_implementation=None if implementation is Attention.OWN else implementation,
             trust_remote_code=settings.trust_remote_code,
             use_safetensors=True,
         )

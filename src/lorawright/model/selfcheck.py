@@ -21,7 +21,8 @@ import torch
 from lorawright.errors import ModelError
 from lorawright.model import attention
 from lorawright.model import loss as head
-from lorawright.model.attention import SEGMENTS, VARLEN, WAY_OUT, PassShape
+from lorawright.model.attention import WAY_OUT, PassShape
+from lorawright.plan.attention import PACKED
 from lorawright.model.load import evaluation_mode
 from lorawright.model.loss import Loss
 
@@ -117,7 +118,7 @@ def _compare(base: Any, first: torch.Tensor, other: torch.Tensor, second: torch.
 def _states(base: Any, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """States (T, H) of a chat, or of what is its own, in a pass behind another."""
     implementation = base.config._attn_implementation
-    shared = COMMON if implementation in (SEGMENTS, VARLEN) else 0
+    shared = COMMON if implementation in PACKED else 0
     shape = PassShape((shared, BRANCH, BRANCH), ((0,), (0, 1), (0, 2)))
     ids = torch.cat([first, second[shared:]])
     positions = torch.cat([torch.arange(len(first)), torch.arange(shared, len(second))])
@@ -135,7 +136,7 @@ def _states(base: Any, first: torch.Tensor, second: torch.Tensor) -> torch.Tenso
 def _own_attention(base: Any) -> Iterator[None]:
     """The model's own attention in place of ours."""
     implementation = base.config._attn_implementation
-    if implementation not in (SEGMENTS, VARLEN):
+    if implementation not in PACKED:
         yield
         return
     base.set_attn_implementation("eager")

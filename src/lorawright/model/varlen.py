@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
 from itertools import accumulate
 
 import torch
+
+from lorawright.plan import attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,25 +105,8 @@ def _torch_varlen(
     return output
 
 
-@cache
-def kernel() -> Kernel | None:
-    """The best varlen kernel that works here; looked up once, it is called in each layer.
-
-    Installed is not enough: a build for another PyTorch fails when it is imported, and
-    FlashAttention 4 puts a package of the same name there without this function.
-    """
-    try:
-        from flash_attn import flash_attn_varlen_func  # noqa: F401
-    except (ImportError, OSError, RuntimeError, AttributeError):
-        return _torch_varlen if find_spec("torch.nn.attention.varlen") else None
-    return _flash_attn
-
-
-def broken_flash_attn() -> bool:
-    """Whether flash_attn is there and does not work."""
-    return find_spec("flash_attn") is not None and kernel() is not _flash_attn
-
-
-def name() -> str:
-    """Of the kernel that works here, for people."""
-    return "FlashAttention varlen" if kernel() is _flash_attn else "PyTorch's varlen attention"
+def kernel() -> Kernel:
+    """The kernel that `plan.attention` has found to work here."""
+    found = attention.varlen_kernel()
+    assert found is not None, "without one, `choose` takes another attention"
+    return _flash_attn if found is attention.VarlenKernel.FLASH_ATTN else _torch_varlen

@@ -1,18 +1,19 @@
-"""config + hardware + data → what will be done: no `auto` left, each choice with its reason."""
+"""Config, hardware and sizes → the same config without `auto`, each choice with its reason."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, Self
 
 from lorawright.config.schema import Config, Dtype, Quantization, Strategy
 from lorawright.errors import ConfigError, ModelError
 from lorawright.hardware import Device, Hardware
-from lorawright.model import attention
 from lorawright.plan import architecture, estimate, strategy
 from lorawright.plan.architecture import Architecture
 from lorawright.plan.estimate import Memory, ModelShape
+from lorawright.plan.setting import Setting, lay_over
 
 # Between 1k and 2k tokens a pass is at its best on the CPUs measured; more only costs memory.
 USUAL_TOKENS_PER_PASS = {Device.CPU: 2048, Device.MPS: 4096, Device.CUDA: 8192}
@@ -27,14 +28,14 @@ BYTES_QUANTIZED = {Quantization.INT8: 1.0, Quantization.NF4: 0.55}
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class Settings:
     """A config without `auto`.
 
     Attributes:
         config: What will be run.
         reasons: Dotted key → why it has its value, for each value that was derived.
         memory: The estimate it rests on; None where the model's sizes are not known.
-        hardware: The machine it was decided for.
+        hardware: One process's share of the machine it was decided for.
     """
 
     config: Config
@@ -50,7 +51,7 @@ class Resolved:
         return self.memory
 
 
-def resolve(config: Config, hardware: Hardware, folder: Path, longest_tokens: int) -> Resolved:
+def settle(config: Config, hardware: Hardware, folder: Path, longest_tokens: int) -> Settings:
     """Replaces every `auto`.
 
     Args:
@@ -61,53 +62,34 @@ def resolve(config: Config, hardware: Hardware, folder: Path, longest_tokens: in
 
     Raises:
         ConfigError: A setting that this machine cannot do.
+        ModelError: A chat is longer than the model can be trained on.
     """
     _refuse_impossible(config, hardware)
-    reasons: dict[str, str] = {}
     known = architecture.read(folder, trust_remote_code=config.model.trust_remote_code)
-    _note_family(config, known, reasons)
-    model = {"dtype": _dtype(config, hardware, reasons)}
-    training = {"optimizer": _optimizer(config, hardware, reasons)}
-    shape = estimate.read_shape(folder)
-    processes = strategy.num_processes(config.distributed, hardware, reasons)
-    hardware = _one_share(hardware, processes // config.distributed.num_machines)
-    config = _laid_out(config, known, longest_tokens, reasons)
-    whole_logits = known.scaled_logits is not None
-    tokens, checkpointing, needed = _memory(
-        config, Dtype(model["dtype"]), hardware, shape, longest_tokens, whole_logits, reasons
-    )
-    room = int(hardware.memory_bytes * MEMORY_SHARE)
-    chosen = strategy.choose(config.distributed, processes, needed, room, reasons)
-    if chosen in strategy.DEEPSPEED:
-        _require("deepspeed", "distributed.strategy", chosen)
-    distributed = {"strategy": chosen, "num_processes": processes}
-    settled = config.model_copy(
-        update={
-            "model": config.model.model_copy(update=model),
-            "training": config.training.model_copy(
-                update={
-                    **training,
-                    "tokens_per_pass": tokens,
-                    "gradient_checkpointing": checkpointing,
-                }
-            ),
-            "distributed": config.distributed.model_copy(update=distributed),
-        }
-    )
-    _refuse_float16_in_parts(settled)
-    return Resolved(settled, reasons, needed, hardware)
-
-
-def attention_of(config: Config, hardware: Hardware, folder: Path) -> str:
-    """The attention that a resolved config trains with, see `attention.choose`.
-
-    One chat a pass with nothing shared asks nothing of it, so the model's own serves: a way out
-    for families that ours does not fit.
-    """
-    if config.training.tokens_per_pass == 1 and not config.training.share_prefixes:
-        return attention.OWN
-    known = architecture.read(folder, trust_remote_code=config.model.trust_remote_code)
-    return attention.choose(known, hardware.device, config.model.dtype, hardware.capability)
+    settled = {
+        **_of_the_family(config, known),
+        "model.dtype": _dtype(config, hardware),
+        "training.optimizer": _optimizer(config, hardware),
+        "distributed.num_processes": strategy.num_processes(config.distributed, hardware),
+        **_passes_of_the_family(config, known, longest_tokens),
+    }
+    config = lay_over(config, settled)
+    num_processes = config.distributed.num_processes
+    assert isinstance(num_processes, int)
+    share = _one_share(hardware, num_processes // config.distributed.num_machines)
+    need = _Need.of(config, known, estimate.read_shape(folder), longest_tokens)
+    passes = _passes(config, share, need)
+    settled |= passes
+    config = lay_over(config, passes)
+    memory = need.memory(config.training.tokens_per_pass, config.training.gradient_checkpointing)
+    chosen = strategy.choose(config.distributed, num_processes, memory, _usable_bytes(share))
+    if chosen.value in strategy.DEEPSPEED:
+        _require("deepspeed", "distributed.strategy", chosen.value)
+    config = lay_over(config, {"distributed.strategy": chosen})
+    settled["distributed.strategy"] = chosen
+    _refuse_float16_in_parts(config)
+    reasons = {key: one.reason for key, one in settled.items() if one.reason is not None}
+    return Settings(config, reasons, memory, share)
 
 
 def _one_share(hardware: Hardware, num_here: int) -> Hardware:
@@ -161,51 +143,54 @@ def _require(package: str, key: str, value: str) -> None:
         )
 
 
-def _dtype(config: Config, hardware: Hardware, reasons: dict[str, str]) -> Dtype:
+def _dtype(config: Config, hardware: Hardware) -> Setting[Dtype]:
     if config.model.dtype is not Dtype.AUTO:
-        return config.model.dtype
+        return Setting(config.model.dtype)
     if hardware.bfloat16:
-        reasons["model.dtype"] = f"{hardware.name} multiplies bfloat16 in hardware"
-        return Dtype.BFLOAT16
+        return Setting(Dtype.BFLOAT16, f"{hardware.name} multiplies bfloat16 in hardware")
     if hardware.device is Device.CUDA:
-        reasons["model.dtype"] = (
+        return Setting(
+            Dtype.FLOAT16,
             f"{hardware.name} has no bfloat16 arithmetic; float16 is 8 times as fast as float32 on "
-            "a T4"
+            "a T4",
         )
-        return Dtype.FLOAT16
-    reasons["model.dtype"] = f"{hardware.name} has no bfloat16 arithmetic"
-    return Dtype.FLOAT32
+    return Setting(Dtype.FLOAT32, f"{hardware.name} has no bfloat16 arithmetic")
 
 
-def _optimizer(config: Config, hardware: Hardware, reasons: dict[str, str]) -> str:
+def _optimizer(config: Config, hardware: Hardware) -> Setting[str]:
     if config.training.optimizer != "auto":
-        return config.training.optimizer
+        return Setting(config.training.optimizer)
     if hardware.device is Device.CUDA and find_spec("bitsandbytes") is not None:
-        reasons["training.optimizer"] = "CUDA: 8-bit moments, paged to the CPU when memory is short"
-        return "paged_adamw_8bit"
+        return Setting(
+            "paged_adamw_8bit", "CUDA: 8-bit moments, paged to the CPU when memory is short"
+        )
     if hardware.device is Device.CUDA:
-        reasons["training.optimizer"] = "bitsandbytes is not installed (lorawright[quantization])"
-        return "adamw_torch_fused"
-    reasons["training.optimizer"] = "paged 8-bit Adam is for CUDA; this is exact and fast"
-    return "adamw_torch_fused"
+        return Setting(
+            "adamw_torch_fused", "bitsandbytes is not installed (lorawright[quantization])"
+        )
+    return Setting("adamw_torch_fused", "paged 8-bit Adam is for CUDA; this is exact and fast")
 
 
-def _note_family(config: Config, known: Architecture, reasons: dict[str, str]) -> None:
-    """What a family does otherwise than one would think."""
+def _of_the_family(config: Config, known: Architecture) -> dict[str, Setting[Any]]:
+    """What a family does otherwise than one would think: values stay, a reason is told."""
+    found: dict[str, Setting[Any]] = {}
     if known.noise:
         listed = ", ".join(f"{key} {rate}" for key, rate in known.noise.items())
-        reasons["lora.dropout"] = f"of the adapter alone: the base's own is off ({listed})"
+        reason = f"of the adapter alone: the base's own is off ({listed})"
+        found["lora.dropout"] = Setting(config.lora.dropout, reason)
     if known.has_experts and config.lora.target_modules == "all-linear":
-        reasons["lora.target_modules"] = (
+        found["lora.target_modules"] = Setting(
+            config.lora.target_modules,
             "in this mixture of experts the experts and the router may be among them: such an "
             "adapter serves with Transformers and PEFT, `merge` and `export` refuse it; name the "
-            "layers of the attention for one that they take"
+            "layers of the attention for one that they take",
         )
+    return found
 
 
-def _laid_out(
-    config: Config, known: Architecture, longest_tokens: int, reasons: dict[str, str]
-) -> Config:
+def _passes_of_the_family(
+    config: Config, known: Architecture, longest_tokens: int
+) -> dict[str, Setting[Any]]:
     """Chats side by side and prefixes once only where the model computes them so."""
     if known.rope == "dynamic" and longest_tokens > known.rope_tokens:
         raise ModelError(
@@ -216,20 +201,17 @@ def _laid_out(
             "config",
         )
     training = config.training
-    shares, tokens = training.share_prefixes, training.tokens_per_pass
+    found: dict[str, Setting[Any]] = {}
     alone = known.one_chat_a_pass(longest_tokens)
     if alone is not None:
-        reasons["training.tokens_per_pass"] = f"one chat a pass: {alone}"
-        shares, tokens = False, 1
-    elif known.more_than_causal:
-        shares = False
-    if training.share_prefixes and not shares:
-        reasons["training.share_prefixes"] = alone or "this model's attention is more than causal"
-    update: dict[str, object] = {"share_prefixes": shares, "tokens_per_pass": tokens}
+        found["training.tokens_per_pass"] = Setting(1, f"one chat a pass: {alone}")
+    if training.share_prefixes and (alone is not None or known.more_than_causal):
+        reason = alone or "this model's attention is more than causal"
+        found["training.share_prefixes"] = Setting(False, reason)
     if not known.checkpoints and training.gradient_checkpointing is not False:
-        reasons["training.gradient_checkpointing"] = f"{known.model_type} has none"
-        update["gradient_checkpointing"] = False
-    return config.model_copy(update={"training": training.model_copy(update=update)})
+        reason = f"{known.model_type} has none"
+        found["training.gradient_checkpointing"] = Setting(False, reason)
+    return found
 
 
 def _refuse_float16_in_parts(config: Config) -> None:
@@ -246,57 +228,83 @@ def _refuse_float16_in_parts(config: Config) -> None:
         )
 
 
-def _memory(
-    config: Config,
-    dtype: Dtype,
-    hardware: Hardware,
-    shape: ModelShape | None,
-    longest_tokens: int,
-    whole_logits: bool,
-    reasons: dict[str, str],
-) -> tuple[int, bool, Memory | None]:
-    """tokens_per_pass and gradient_checkpointing, from what one pass may hold."""
-    given = config.training.tokens_per_pass
-    usual = USUAL_TOKENS_PER_PASS[hardware.device]
-    tokens = max(usual, longest_tokens) if given == "auto" else given
-    wish = config.training.gradient_checkpointing
-    if shape is None:
-        if given == "auto":
-            reasons["training.tokens_per_pass"] = "the usual size; the model's sizes are unknown"
-        if wish == "auto":
-            reasons["training.gradient_checkpointing"] = "on: the model's sizes are unknown"
-        return tokens, wish is True or wish == "auto", None
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """What a pass needs of a model: a function of its tokens, once the rest is settled."""
 
-    def needed(num_tokens: int, checkpointing: bool) -> Memory:
-        quantized = BYTES_QUANTIZED.get(config.model.quantization)
+    config: Config
+    shape: ModelShape | None
+    whole_logits: bool
+    longest_tokens: int
+
+    @classmethod
+    def of(
+        cls, config: Config, known: Architecture, shape: ModelShape | None, longest_tokens: int
+    ) -> Self:
+        return cls(config, shape, known.scaled_logits is not None, longest_tokens)
+
+    def memory(self, num_tokens: int | str, checkpointing: bool | str) -> Memory | None:
+        """The estimate for passes of so many tokens; None where sizes are unknown."""
+        if self.shape is None:
+            return None
+        assert isinstance(num_tokens, int)
+        return self._of_shape(self.shape, num_tokens, checkpointing is True)
+
+    def total(self, num_tokens: int, checkpointing: bool) -> int:
+        assert self.shape is not None
+        return self._of_shape(self.shape, num_tokens, checkpointing).total
+
+    def _of_shape(self, shape: ModelShape, num_tokens: int, checkpointing: bool) -> Memory:
+        dtype, longest = self.config.model.dtype, self.longest_tokens
+        quantized = BYTES_QUANTIZED.get(self.config.model.quantization)
         return estimate.memory(
             shape,
             bytes_per_weight=quantized or BYTES_PER_WEIGHT[dtype],
-            rank=config.lora.rank,
+            rank=self.config.lora.rank,
             tokens_per_pass=min(
-                max(num_tokens, longest_tokens), longest_tokens * config.training.batch_size
+                max(num_tokens, longest), longest * self.config.training.batch_size
             ),
             checkpointing=checkpointing,
             bytes_per_activation=4 if dtype is Dtype.FLOAT32 else 2,
-            whole_logits=whole_logits,
+            whole_logits=self.whole_logits,
         )
 
-    room = int(hardware.memory_bytes * MEMORY_SHARE)
+
+def _passes(config: Config, hardware: Hardware, need: _Need) -> dict[str, Setting[Any]]:
+    """tokens_per_pass and gradient_checkpointing, from what one pass may hold."""
+    given, wish = config.training.tokens_per_pass, config.training.gradient_checkpointing
+    usual, longest = USUAL_TOKENS_PER_PASS[hardware.device], need.longest_tokens
+    tokens = max(usual, longest) if given == "auto" else given
+    found: dict[str, Setting[Any]] = {}
+    if need.shape is None:
+        if wish == "auto":
+            reason = "on: the model's sizes are unknown"
+            found["training.gradient_checkpointing"] = Setting(True, reason)
+        if given == "auto":
+            reason = "the usual size; the model's sizes are unknown"
+            found["training.tokens_per_pass"] = Setting(tokens, reason)
+        return found
+    usable = _usable_bytes(hardware)
     checkpointing = wish is True
     if wish == "auto":
-        least = max(longest_tokens, min(tokens, usual // 2)) if given == "auto" else tokens
-        checkpointing = needed(least, False).total > room
-        reasons["training.gradient_checkpointing"] = (
-            f"{_gb(needed(least, False).total)} without it, {_gb(room)} to use"
+        least = max(longest, min(tokens, usual // 2)) if given == "auto" else tokens
+        checkpointing = need.total(least, False) > usable
+        found["training.gradient_checkpointing"] = Setting(
+            checkpointing, f"{_gb(need.total(least, False))} without it, {_gb(usable)} to use"
         )
     if given == "auto":
-        while tokens > longest_tokens and needed(tokens, checkpointing).total > room:
-            tokens = max(longest_tokens, tokens * 3 // 4)
-        reasons["training.tokens_per_pass"] = (
-            f"longest chat {longest_tokens}, {_gb(needed(tokens, checkpointing).total)} of "
-            f"{_gb(room)} to use"
+        while tokens > longest and need.total(tokens, checkpointing) > usable:
+            tokens = max(longest, tokens * 3 // 4)
+        found["training.tokens_per_pass"] = Setting(
+            tokens,
+            f"longest chat {longest}, {_gb(need.total(tokens, checkpointing))} of {_gb(usable)} to "
+            "use",
         )
-    return tokens, checkpointing, needed(tokens, checkpointing)
+    return found
+
+
+def _usable_bytes(hardware: Hardware) -> int:
+    return int(hardware.memory_bytes * MEMORY_SHARE)
 
 
 def _gb(num_bytes: int) -> str:

@@ -14,14 +14,12 @@ from lorawright.config.schema import DistributedSettings, Strategy
 from lorawright.errors import ConfigError
 from lorawright.hardware import Device, Hardware
 from lorawright.plan.estimate import Memory
+from lorawright.plan.setting import Setting
 
-SPLITS_WEIGHTS = {Strategy.ZERO3, Strategy.FSDP2}
 DEEPSPEED = {Strategy.ZERO1: 1, Strategy.ZERO2: 2, Strategy.ZERO3: 3}
 
 
-def num_processes(
-    settings: DistributedSettings, hardware: Hardware, reasons: dict[str, str]
-) -> int:
+def num_processes(settings: DistributedSettings, hardware: Hardware) -> Setting[int]:
     """Processes over all machines.
 
     Raises:
@@ -37,10 +35,8 @@ def num_processes(
         )
     wanted = settings.num_processes
     if wanted == "auto":
-        reasons["distributed.num_processes"] = _found(hardware) + (
-            f" on each of {machines} machines" if machines > 1 else ""
-        )
-        return hardware.num_devices * machines
+        each = f" on each of {machines} machines" if machines > 1 else ""
+        return Setting(hardware.num_devices * machines, _found(hardware) + each)
     if wanted % machines:
         raise ConfigError(
             f"`distributed.num_processes` is {wanted}, which {machines} machines cannot share "
@@ -55,7 +51,7 @@ def num_processes(
             where="distributed.num_processes",
             hint="one process a GPU: write auto, or make more GPUs visible",
         )
-    return wanted
+    return Setting(wanted)
 
 
 def _found(hardware: Hardware) -> str:
@@ -69,36 +65,33 @@ def _found(hardware: Hardware) -> str:
 
 
 def choose(
-    settings: DistributedSettings,
-    processes: int,
-    needed: Memory | None,
-    room_bytes: int,
-    reasons: dict[str, str],
-) -> Strategy:
+    settings: DistributedSettings, processes: int, needed: Memory | None, usable_bytes: int
+) -> Setting[Strategy]:
     """The strategy, `auto` settled by what a process must hold.
+
+    Args:
+        settings: As written.
+        processes: Over all machines.
+        needed: By a process; None where it is not known.
+        usable_bytes: Of a process's memory.
 
     Raises:
         ConfigError: A strategy that does not go with the number of processes.
     """
     if settings.strategy is not Strategy.AUTO:
         _refuse_impossible(settings.strategy, processes)
-        return settings.strategy
+        return Setting(settings.strategy)
     if processes == 1:
-        reasons["distributed.strategy"] = "one process"
-        return Strategy.NONE
+        return Setting(Strategy.NONE, "one process")
     if needed is None:
-        reasons["distributed.strategy"] = "the model's sizes are unknown"
-        return Strategy.DDP
-    held = f"a process holds {needed.total / 1e9:.1f} GB of {room_bytes / 1e9:.1f} GB"
-    if needed.total <= room_bytes:
-        reasons["distributed.strategy"] = held
-        return Strategy.DDP
+        return Setting(Strategy.DDP, "the model's sizes are unknown")
+    held = f"a process holds {needed.total / 1e9:.1f} GB of {usable_bytes / 1e9:.1f} GB"
+    if needed.total <= usable_bytes:
+        return Setting(Strategy.DDP, held)
     states = needed.adapter * (processes - 1) // (2 * processes)  # two of four are Adam's moments
-    if needed.total - states <= room_bytes:
-        reasons["distributed.strategy"] = f"{held}; with optimizer states divided it fits"
-        return Strategy.ZERO1
-    reasons["distributed.strategy"] = f"{held}: the weights are divided"
-    return Strategy.ZERO3
+    if needed.total - states <= usable_bytes:
+        return Setting(Strategy.ZERO1, f"{held}; with optimizer states divided it fits")
+    return Setting(Strategy.ZERO3, f"{held}: the weights are divided")
 
 
 def _refuse_impossible(strategy: Strategy, processes: int) -> None:

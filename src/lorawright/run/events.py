@@ -1,89 +1,147 @@
-"""What a run tells while it goes on, here or from another process.
+"""What a run tells while it goes on: one frozen dataclass an event, numbers and texts only.
 
-rank 0: Relay(folder) ──events.jsonl──► launcher: replay(event, screen, plan)
+    data ─► RowsRead* ChatsPrepared ─► RunPlanned ─► TrainingStarted
+        ─► (StepFinished | MetricsLogged | EvaluationProgressed | Noted)* ─► TrainingEnded
+
+Whoever starts a run hands it a function that takes events: a terminal, a file, a test, or nothing.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from lorawright.dataset.prepare import Prepared
-from lorawright.model.load import Trainable
-from lorawright.plan.estimate import Times
-from lorawright.plan.settings import Resolved
-from lorawright.plan.steps import Plan
-from lorawright.run import event_file
-from lorawright.run.records import StepRecord
-
-TimesOf = Callable[[], Times | None]  # called where it is shown: it measures for 0.2 s
-SECONDS_BETWEEN_EVENTS = 0.2  # of an evaluation; its passes may be short
+from lorawright.types import Problem
 
 
-class Screen:
-    """Told of everything; the terminal overrides it, a library call stays silent.
+@dataclass(frozen=True, slots=True)
+class RowsRead:
+    """Rows of the data so far."""
 
-    `stopping` comes from another thread, as soon as a signal has: steps may take minutes.
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChatsPrepared:
+    """All chats are encoded.
+
+    Attributes:
+        problems: What was found in them; none of them is an error.
     """
 
-    def rows(self, num_rows: int) -> None: ...
-    def prepared(self, prepared: Prepared) -> None: ...
-    def planned(self, resolved: Resolved, plan: Plan, times: TimesOf) -> None: ...
-    def begin(self, plan: Plan, trainable: Trainable, first_step: int) -> None: ...
-    def step(self, number: int, record: StepRecord) -> None: ...
-    def evaluating(self, num_done: int, num_all: int) -> None: ...
-    def line(self, line: dict[str, float]) -> None: ...
-    def stopping(self) -> None: ...
-    def note(self, text: str) -> None: ...
-    def warn(self, text: str) -> None: ...
-    def end(self) -> None: ...
+    problems: tuple[Problem, ...]
 
 
-class Relay(Screen):
-    """Sends what rank 0 has to show to the launcher."""
+@dataclass(frozen=True, slots=True)
+class RunPlanned:
+    """Everything is decided; no model is loaded yet.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._last_evaluating = 0.0
+    Attributes:
+        num_steps: Optimizer steps of the whole run.
+        batch_size: Chats of a step.
+        epochs: As in the config.
+        settings: Names of settings that were `auto`, without their section, and their values.
+        output: The run folder.
+        memory_bytes: Estimated peak of a process; None where the model's sizes are unknown.
+        seconds: Estimated time, evaluations included; None where it is not known.
+        evaluation_seconds: Of these, all evaluations.
+    """
 
-    def begin(self, plan: Plan, trainable: Trainable, first_step: int) -> None:
-        facts = asdict(trainable)
-        event_file.send(self._folder, "begin", trainable=facts, first_step=first_step)
-
-    def step(self, number: int, record: StepRecord) -> None:
-        event_file.send(self._folder, "step", number=number, record=asdict(record))
-
-    def evaluating(self, num_done: int, num_all: int) -> None:
-        now = time.monotonic()
-        if num_done == num_all or now - self._last_evaluating > SECONDS_BETWEEN_EVENTS:
-            self._last_evaluating = now
-            event_file.send(self._folder, "evaluating", num_done=num_done, num_all=num_all)
-
-    def line(self, line: dict[str, float]) -> None:
-        event_file.send(self._folder, "line", line=line)
-
-    def note(self, text: str) -> None:
-        event_file.send(self._folder, "note", text=text)
-
-    def end(self) -> None:
-        event_file.send(self._folder, "end")
+    num_steps: int
+    batch_size: int
+    epochs: int
+    settings: dict[str, str]
+    output: str
+    memory_bytes: int | None
+    seconds: float | None
+    evaluation_seconds: float
 
 
-def replay(event: dict[str, Any], screen: Screen, plan: Plan) -> None:
-    """Shows what a `Relay` has sent."""
-    match event["event"]:
-        case "begin":
-            screen.begin(plan, Trainable(**event["trainable"]), event["first_step"])
-        case "step":
-            screen.step(event["number"], StepRecord(**event["record"]))
-        case "evaluating":
-            screen.evaluating(event["num_done"], event["num_all"])
-        case "line":
-            screen.line(event["line"])
-        case "note":
-            screen.note(event["text"])
-        case "end":
-            screen.end()
+@dataclass(frozen=True, slots=True)
+class TrainingStarted:
+    """The model is loaded; `first_step` steps of an earlier sitting are done."""
+
+    num_steps: int
+    first_step: int
+    num_trainable_parameters: int
+    num_parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepFinished:
+    """One optimizer step, counted from 1; tokens are those of all its chats."""
+
+    number: int
+    num_tokens: int
+    num_trained_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationProgressed:
+    """Chats of an evaluation that goes on."""
+
+    num_done: int
+    num_all: int
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsLogged:
+    """A line of metrics.jsonl: of some steps, or of an evaluation."""
+
+    line: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """A signal has asked to stop; told from another thread, as soon as it has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """A sentence for the user."""
+
+    text: str
+    is_warning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingEnded:
+    """No more steps: all are done, or the run was stopped."""
+
+
+Event = (
+    RowsRead
+    | ChatsPrepared
+    | RunPlanned
+    | TrainingStarted
+    | StepFinished
+    | EvaluationProgressed
+    | MetricsLogged
+    | StopRequested
+    | Noted
+    | TrainingEnded
+)
+Tell = Callable[[Event], None]
+SENT = (TrainingStarted, StepFinished, EvaluationProgressed, MetricsLogged, Noted, TrainingEnded)
+"""Events of a training process, which another process may have to show."""
+
+
+def silent(event: Event) -> None:
+    """Tells nobody."""
+
+
+def dump(event: Event) -> dict[str, Any]:
+    """An event as JSON values, for another process; `parse` reads it."""
+    return {"event": type(event).__name__, **asdict(event)}
+
+
+def parse(found: dict[str, Any]) -> Event:
+    """The event that `dump` has written.
+
+    Args:
+        found: One of `SENT`, as JSON values.
+    """
+    kinds = {kind.__name__: kind for kind in SENT}
+    return kinds[found.pop("event")](**found)

@@ -1,4 +1,4 @@
-"""What a run folder says about its run: read for report, model card and push.
+"""Run folder → facts about its run, for report, model card and push; nothing is written here.
 
     plan.json      steps, reasons, memory, lengths     (written before the first step)
     rows.json      a few chats, token by token         (the same)
@@ -10,31 +10,19 @@ Needs neither the data nor the model, and takes runs that were cut short as they
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import orjson
 
-from lorawright.dataset.prepare import Prepared
-from lorawright.masks.view import Glyph
-from lorawright.plan.job import Job
-from lorawright.plan.steps import Plan
 from lorawright.run import checkpoint, shapes
 from lorawright.run.folder import RunFolder, damaged, open_run, read_object
 from lorawright.run.outcome import Outcome, outcome
-from lorawright.types import EncodedChat
 
 PLAN, ROWS, RESULT = "plan.json", "rows.json", "result.json"
-NUM_ROWS = 4  # chats kept for the report
-MOST_ROW_TOKENS = 600  # longer ones are passed over where shorter ones exist
 MOST_REJECTED = 200  # listed; all are counted
-NUM_BINS = 32  # of the histogram of lengths
 
 
 class State(StrEnum):
@@ -47,13 +35,17 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SampleRow:
-    """A chat of the training set as the report shows it."""
+    """A chat of the training set as the report shows it.
+
+    Attributes:
+        glyphs: Ids that make whole characters, their text, and whether they are trained.
+    """
 
     file: str
     line: int
     num_tokens: int
     num_trained_tokens: int
-    glyphs: tuple[Glyph, ...]
+    glyphs: tuple[tuple[tuple[int, ...], str, bool], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,69 +177,7 @@ def _rows(path: Path) -> list[SampleRow]:
             line=row["line"],
             num_tokens=row["num_tokens"],
             num_trained_tokens=row["num_trained_tokens"],
-            glyphs=tuple(Glyph(tuple(ids), text, trained) for ids, text, trained in row["glyphs"]),
+            glyphs=tuple((tuple(ids), text, trained) for ids, text, trained in row["glyphs"]),
         )
         for row in (found["rows"] if found else [])
     ]
-
-
-def write_start(
-    run: RunFolder,
-    job: Job,
-    plan: Plan,
-    prepared: Prepared,
-    rows: Iterable[SampleRow],
-    num_parameters: tuple[int, int],
-) -> None:
-    """What is known before the first step; `num_parameters`: trained, and all."""
-    resolved = job.resolved
-    memory = resolved.memory
-    evaluation = prepared.eval
-    content = {
-        "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "num_steps": plan.num_steps,
-        "steps_per_epoch": plan.steps_per_epoch,
-        "num_trainable": num_parameters[0],
-        "num_parameters": num_parameters[1],
-        "resume_command": job.resume_command,
-        "reasons": resolved.reasons,
-        "memory": None if memory is None else {**asdict(memory), "total": memory.total},
-        "lengths": {
-            "train": _histogram(prepared.train.num_tokens_N),
-            "eval": None if evaluation is None else _histogram(evaluation.num_tokens_N),
-        },
-    }
-    _write(run.path / PLAN, content)
-    _write(run.path / ROWS, {"rows": [asdict(row) | {"glyphs": _plain(row)} for row in rows]})
-
-
-def write_end(run: RunFolder, content: dict[str, Any]) -> None:
-    """How it ended."""
-    _write(run.path / RESULT, content)
-
-
-def _plain(row: SampleRow) -> list[tuple[tuple[int, ...], str, bool]]:
-    return [(glyph.ids, glyph.text, glyph.trained) for glyph in row.glyphs]
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    checkpoint.write_atomically(path, orjson.dumps(content, option=orjson.OPT_INDENT_2))
-
-
-def _histogram(num_tokens_N: npt.NDArray[np.int64]) -> dict[str, list[int]]:
-    """Chats by length: the upper edge of each bin in tokens, and how many are in it."""
-    longest = int(num_tokens_N.max(initial=1))
-    width = max(1, -(-longest // NUM_BINS))
-    counts = np.bincount((num_tokens_N - 1).clip(0) // width)
-    return {"upto": [(i + 1) * width for i in range(len(counts))], "num": counts.tolist()}
-
-
-def choose(chats: Iterable[EncodedChat], num_looked_at: int = 200) -> list[EncodedChat]:
-    """A few chats to show: of the first, those with most answers, none too long to read."""
-    seen = [chat for _, chat in zip(range(num_looked_at), chats, strict=False)]
-    readable = [chat for chat in seen if len(chat.ids) <= MOST_ROW_TOKENS]
-    if not readable:
-        return sorted(seen, key=lambda chat: len(chat.ids))[:1]
-    by_answers = sorted(readable, key=lambda chat: -len(chat.spans))
-    kept = [*by_answers[: NUM_ROWS // 2], *readable]
-    return list(dict.fromkeys(kept))[:NUM_ROWS]

@@ -5,48 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lorawright.config.schema import Config
-from lorawright.dataset.prepare import Prepared
 from lorawright.errors import RunFolderError
-from lorawright.plan.steps import Plan
 from lorawright.run import checkpoint
 from lorawright.run.folder import RunFolder
-
-TRAJECTORY = {
-    "batch_size",
-    "share_prefixes",
-    "learning_rate",
-    "schedule",
-    "warmup_ratio",
-    "weight_decay",
-    "max_grad_norm",
-    "optimizer",
-    "seed",
-    "trl",
-}
-
-
-def identity(config: Config, plan: Plan, prepared: Prepared, base_weights: str) -> dict[str, Any]:
-    """What must be equal for a resumed run to be the same run; memory and logging are not in it.
-
-    Args:
-        config: Resolved.
-        plan: Its steps.
-        prepared: Its chats.
-        base_weights: Digest of the base model's weights.
-    """
-    return {
-        "model": config.model.model_dump(mode="json"),
-        "base_weights": base_weights,
-        "lora": config.lora.model_dump(mode="json"),
-        "training": config.training.model_dump(mode="json", include=TRAJECTORY),
-        "num_steps": plan.num_steps,
-        "plan": plan.sha256,
-        "data": prepared.certificate["data_sha256"],
-        "template": prepared.certificate["template_sha256"],
-        "template_date": prepared.certificate["template_date"],
-    }
-
 
 def find(
     folder: RunFolder, wanted: dict[str, Any], *, anyway: bool

@@ -102,7 +102,7 @@ def _position_ids(
     positions_T: npt.NDArray[np.int64], shape: PassShape, implementation: str
 ) -> dict[str, torch.Tensor]:
     """A chat alone has the positions that every model counts by itself; some take no others."""
-    if len(shape.sizes) == 1 and implementation not in (attention.SEGMENTS, attention.VARLEN):
+    if len(shape.sizes) == 1 and implementation not in PACKED:
         return {}
     return {"position_ids": torch.from_numpy(positions_T)[None]}
 

@@ -1,4 +1,4 @@
-"""A run's folder before and while it is trained: judged, held, cleared, gone on with."""
+"""Run folder and way to start → the folder held for one run, cleared or resumed from."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from lorawright.config.schema import Config
-from lorawright.plan.job import Job
+from lorawright.plan.run_plan import RunPlan
 from lorawright.run import checkpoint, lock, outputs, resume
 from lorawright.run import names as run_names
-from lorawright.run.events import Screen
+from lorawright.run.events import Noted, Tell
 from lorawright.run.folder import RunFolder
 from lorawright.training import failures
 
@@ -81,25 +81,25 @@ def held(folder: RunFolder, config: Config, start: Start) -> Iterator[None]:
         yield
 
 
-def clear(folder: RunFolder, screen: Screen) -> None:
+def clear(folder: RunFolder, tell: Tell) -> None:
     """Removes a run that is begun anew, and says what stays."""
     kept = folder.clear()
     if kept:
         names = ", ".join(kept[:NUM_NAMED]) + (" …" if len(kept) > NUM_NAMED else "")
-        screen.note(f"kept in {folder.path}, not ours: {names}")
+        tell(Noted(f"kept in {folder.path}, not ours: {names}"))
 
 
-def departure(job: Job, folder: RunFolder, start: Start, screen: Screen) -> Job:
-    """The job with its checkpoint to go on from; makes the run's metrics end there.
+def departure(plan: RunPlan, folder: RunFolder, start: Start, tell: Tell) -> RunPlan:
+    """The plan with its checkpoint to go on from; makes the run's metrics end there.
 
     Raises:
         RunFolderError: The checkpoint belongs to another run, or cannot be read.
     """
-    if not start.resumes or not leads(job.resolved.config):
-        return job
+    if not start.resumes or not leads(plan.config):
+        return plan
     anyway = start is Start.RESUME_ANYWAY
-    latest, notes = resume.find(folder, job.identity, anyway=anyway)
+    latest, notes = resume.find(folder, plan.identity, anyway=anyway)
     for text in notes:
-        screen.note(text)
+        tell(Noted(text))
     folder.rewind_metrics(-1 if latest is None else checkpoint.step_of(latest))
-    return replace(job, resume_from=latest)
+    return replace(plan, resume_from=latest)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lorawright.errors import LorawrightError, RunFolderError, TrainError
-from lorawright.plan.settings import Resolved
+from lorawright.plan.settings import Settings
 from lorawright.run import checkpoint, lock, owned
 from lorawright.run import names as run_names
 from lorawright.run.folder import RunFolder
@@ -130,22 +130,22 @@ def unwritable(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def out_of_memory(resolved: Resolved) -> Iterator[None]:
+def out_of_memory(settings: Settings) -> Iterator[None]:
     """Turns the allocators' errors into the setting to lower."""
     import torch
 
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise _memory_error(resolved, error) from error
+        raise _memory_error(settings, error) from error
     except RuntimeError as error:
         if "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
             raise
-        raise _memory_error(resolved, error) from error
+        raise _memory_error(settings, error) from error
 
 
-def _memory_error(resolved: Resolved, error: Exception) -> TrainError:
-    training, memory = resolved.config.training, resolved.memory
+def _memory_error(settings: Settings, error: Exception) -> TrainError:
+    training, memory = settings.config.training, settings.memory
     estimate = "" if memory is None else f"; the estimate was {memory.total / 1e9:.1f} GB"
     lower = (
         f"lower `training.tokens_per_pass` (now {training.tokens_per_pass}); results stay the same"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,9 +31,10 @@ from lorawright.model import loss as head
 from lorawright.model.load import evaluation_mode, to_float32
 from lorawright.plan.packing import PassKind
 from lorawright.plan.steps import Plan, Step
-from lorawright.run.records import StepRecord, Watcher, summary
-from lorawright.training import trackers
+from lorawright.run.events import EvaluationProgressed, MetricsLogged, StepFinished, Tell
+from lorawright.training import sft_fields
 from lorawright.training.batches import StepDataset, step_tensors
+from lorawright.training.step_metrics import StepRecord, summary
 
 
 def sft_config(config: Config, device: Device, output: Path, *, evaluates: bool) -> SFTConfig:
@@ -51,57 +53,13 @@ def sft_config(config: Config, device: Device, output: Path, *, evaluates: bool)
     for name, what, hint in trl_fields.problems(training):
         raise ConfigError(f"`training.trl.{name}` {what}", where="training.trl", hint=hint)
     try:
-        return SFTConfig(**_sft_fields(config, device, output, evaluates), **training.trl)
+        return SFTConfig(**sft_fields.planned(config, device, output, evaluates), **training.trl)
     except (ValueError, TypeError) as error:
         raise ConfigError(
             f"TRL refuses these settings: {str(error).splitlines()[0][:160]}",
             where="training",
             hint="see `training.optimizer`, `training.schedule` and `training.trl`",
         ) from error
-
-
-def _sft_fields(config: Config, device: Device, output: Path, evaluates: bool) -> dict[str, Any]:
-    training = config.training
-    return {
-        "output_dir": str(output),
-        "num_train_epochs": 1,  # the plan's steps of all epochs stand in one list
-        "per_device_train_batch_size": 1,  # one planned step a batch
-        "per_device_eval_batch_size": 1,
-        "gradient_accumulation_steps": 1,
-        "learning_rate": training.learning_rate,
-        "lr_scheduler_type": training.schedule,
-        "warmup_steps": training.warmup_ratio,
-        "weight_decay": training.weight_decay,
-        "max_grad_norm": training.max_grad_norm,
-        "optim": training.optimizer,
-        "activation_checkpointing": bool(training.gradient_checkpointing),
-        "logging_strategy": "steps",
-        "logging_steps": training.logging_steps,
-        "logging_nan_inf_filter": False,
-        "eval_strategy": "steps" if evaluates else "no",
-        "eval_steps": training.eval_steps if evaluates else None,
-        "save_strategy": "steps",
-        "save_steps": training.save_steps,
-        "report_to": list(training.trackers),
-        **trackers.names(training),
-        "seed": training.seed,
-        "data_seed": config.data.seed,
-        "bf16": config.model.dtype is Dtype.BFLOAT16 and not own_autocast(config),
-        "fp16": config.model.dtype is Dtype.FLOAT16,
-        "use_cpu": device is Device.CPU,
-        "max_length": None,
-        "dataset_kwargs": {"skip_prepare_dataset": True},
-        "remove_unused_columns": False,
-        "disable_tqdm": True,
-        "include_num_input_tokens_seen": "no",
-        "ddp_find_unused_parameters": False,  # every pass reaches every adapter
-    }
-
-
-def own_autocast(config: Config) -> bool:
-    """DeepSpeed and FSDP would make the adapter bfloat16, or compute it in other places."""
-    replaced = config.distributed.strategy not in (Strategy.NONE, Strategy.DDP)
-    return config.model.dtype is Dtype.BFLOAT16 and replaced
 
 
 class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
@@ -116,8 +74,10 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         eval_plan: Its one round, or None.
         log_entropy: Whether to sum entropies.
         tokenizer: Transformers'; saved with every checkpoint.
-        watcher: Told of every step, line and checkpoint.
-        autocasts: Whether to compute in bfloat16 by ourselves, see `own_autocast`.
+        tell: Takes every step, line of metrics and stretch of an evaluation.
+        should_stop: Asked after every step and pass of an evaluation, by all ranks alike.
+        on_saved: Called with the folder of every checkpoint, its files written.
+        autocasts: Whether to compute in bfloat16 by ourselves, see `sft_fields.own_autocast`.
         evaluates_first: Whether an evaluation is due before the first step of this sitting.
     """
 
@@ -132,7 +92,9 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         eval_plan: Plan | None,
         log_entropy: bool,
         tokenizer: Any,
-        watcher: Watcher,
+        tell: Tell,
+        should_stop: Callable[[], bool],
+        on_saved: Callable[[Path], None],
         autocasts: bool = False,
         evaluates_first: bool = False,
     ) -> None:
@@ -140,7 +102,7 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         self.chats = train
         self.eval_chats, self.eval_plan = evaluation, eval_plan
         self.log_entropy = log_entropy
-        self.watcher = watcher
+        self.tell, self.should_stop, self.on_saved = tell, should_stop, on_saved
         self.autocasts = autocasts
         self.evaluates_first = evaluates_first
         self.cut_short = False
@@ -283,8 +245,8 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
             sums_K[0] += output["loss_sum"]
             sums_K[1] += output["num_hits"]
             num_done = num_before + len(step.chats) * number // len(passes)
-            self.watcher.on_evaluating(num_done, num_all)
-            if num_done < num_all and self.watcher.should_stop():
+            self.tell(EvaluationProgressed(num_done, num_all))
+            if num_done < num_all and self.should_stop():
                 return False
         return True
 
@@ -305,7 +267,7 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
                 if not math.isfinite(logs.get("grad_norm", 0.0)):
                     del logs["grad_norm"]  # of a step that was left out
         super().log(logs, start_time)
-        self.watcher.on_log({"step": self.state.global_step, **logs})
+        self.tell(MetricsLogged({"step": self.state.global_step, **logs}))
 
     def _over_ranks(self, value: float) -> float:
         """Its sum over all processes."""
@@ -349,7 +311,7 @@ class _StepGuard(TrainerCallback):  # type: ignore[misc] # transformers is follo
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.evaluates_first:
             self.trainer.evaluate()
-        if self.trainer.cut_short or self.trainer.watcher.should_stop():
+        if self.trainer.cut_short or self.trainer.should_stop():
             self.trainer.cut_short = True
             raise _StoppedBeforeAStep
 
@@ -388,8 +350,11 @@ class _StepGuard(TrainerCallback):  # type: ignore[misc] # transformers is follo
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._after_scaler(state.global_step)
         state.epoch = state.global_step / self.trainer.plan.steps_per_epoch
-        self.trainer.watcher.on_step(state.global_step, self.trainer.records[-1])
-        if self.trainer.watcher.should_stop():
+        done = self.trainer.records[-1]
+        self.trainer.tell(
+            StepFinished(state.global_step, done.num_tokens, done.num_trained_tokens, done.seconds)
+        )
+        if self.trainer.should_stop():
             control.should_save = True
             control.should_training_stop = True
 
@@ -397,4 +362,4 @@ class _StepGuard(TrainerCallback):  # type: ignore[misc] # transformers is follo
         if state.global_step == self.last_saved:
             return
         self.last_saved = state.global_step
-        self.trainer.watcher.on_saved(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        self.trainer.on_saved(Path(args.output_dir) / f"checkpoint-{state.global_step}")

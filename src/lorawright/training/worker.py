@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lorawright.distributed.control import End
-    from lorawright.run.events import Screen
+    from lorawright.run.events import Event, Tell
 
 LOST = (  # how gloo, NCCL and torch's store say that another process is gone
     "gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe",
@@ -25,41 +25,52 @@ LOST = (  # how gloo, NCCL and torch's store say that another process is gone
 
 
 def main(path: str) -> int:
-    """Trains as one rank; says how it ended to the launcher, or on the terminal."""
-    from lorawright.cli import console
+    """Trains as one rank; says how it ended to the launcher, or on stderr."""
     from lorawright.distributed import control, launch_files
     from lorawright.distributed.signals import quiet
-    from lorawright.plan.job import Job
+    from lorawright.plan import run_plan
 
-    job = Job.read(Path(path))
+    plan = run_plan.load(Path(path))
     if "ACCELERATE_MIXED_PRECISION" not in os.environ:  # torchrun has started us
-        os.environ.update(launch_files.environment(job.resolved.config, Path(path).parent))
-    rank, folder = int(os.environ["RANK"]), job.control
-    pulse = None if folder is None else control.Pulse(folder, rank, job.launcher_pid)
+        os.environ.update(launch_files.environment(plan.config, Path(path).parent))
+    rank, launcher = int(os.environ["RANK"]), os.environ.get(control.LAUNCHER)
+    folder = None if launcher is None else Path(os.environ[control.FOLDER])
+    pulse = None if folder is None else control.Pulse(folder, rank, int(launcher or 0))
     faulthandler.register(signal.SIGUSR1)  # the launcher asks where a process hangs
     quiet()
-    from lorawright.training import train
+    from lorawright.training import process
 
     try:
-        seconds, stopped_by = train.run_rank(job, _screen(rank, folder), pulse)
-        end = control.End(rank, time.monotonic(), stopped_by=stopped_by, seconds=seconds)
+        stopped_by = process.train_rank(plan, _tell(rank, folder), pulse)
+        end = control.End(rank, time.monotonic(), stopped_by=stopped_by)
     except (Exception, KeyboardInterrupt) as error:  # the outermost edge of this process
         traceback.print_exc()
         end = _end(rank, error)
     if folder is not None:
         control.write_end(folder, end)
     elif end.error is not None:
-        console.note(f"rank {rank}: {end.error['what']}")
+        sys.stderr.write(f"rank {rank}: {end.error['what']}\n")
     return 0 if end.error is None else 1
 
 
-def _screen(rank: int, folder: Path | None) -> Screen:
-    from lorawright.cli.screen import TrainScreen
-    from lorawright.run.events import Relay, Screen
+def _tell(rank: int, folder: Path | None) -> Tell:
+    """Rank 0's events: to the launcher, or as plain lines on stderr."""
+    from lorawright.run import event_file, events
 
     if rank != 0:
-        return Screen()
-    return TrainScreen() if folder is None else Relay(folder)
+        return events.silent
+    return print_lines if folder is None else event_file.sender(folder)
+
+
+def print_lines(event: Event) -> None:
+    """What a run without a launcher of ours shows: metrics, evaluations, notes; one line each."""
+    from lorawright.run.events import MetricsLogged, Noted
+
+    if isinstance(event, Noted):
+        sys.stderr.write(f"{event.text}\n")
+    elif isinstance(event, MetricsLogged):
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in event.line.items())
+        sys.stderr.write(f"{figures}\n")
 
 
 def _end(rank: int, error: BaseException) -> End:

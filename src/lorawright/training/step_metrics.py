@@ -1,18 +1,22 @@
-"""What a trainer tells while it works: a record a step, and whom it tells.
-
-The trainer calls a `Watcher`; the run folder and the terminal stand behind it.
-"""
+"""Records of optimizer steps → one line of metrics over all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """What happened in one optimizer step."""
+    """What happened in one optimizer step.
+
+    Attributes:
+        num_tokens: Of all its chats, on all ranks; shared prefixes as often as they occur.
+        num_trained_tokens: Of these, the trained ones.
+        num_hits: Trained tokens of this rank that the model ranked first.
+        entropy_sum: Of this rank's trained positions, in nats; None where it is not logged.
+        seconds: From the first forward pass to the end of the last backward pass.
+    """
 
     num_tokens: int
     num_trained_tokens: int
@@ -21,21 +25,15 @@ class StepRecord:
     seconds: float
 
 
-@dataclass
-class Watcher:
-    """Where a trainer reports to; the run folder and the terminal implement it."""
-
-    on_log: Callable[[dict[str, float]], None] = lambda line: None
-    on_step: Callable[[int, StepRecord], None] = lambda number, record: None
-    on_saved: Callable[[Path], None] = lambda folder: None
-    on_evaluating: Callable[[int, int], None] = lambda num_done, num_all: None
-    should_stop: Callable[[], bool] = lambda: False
-
-
 def summary(
     records: Sequence[StepRecord], over_ranks: Callable[[float], float]
 ) -> dict[str, float]:
-    """What some steps amount to, for a line of metrics; `over_ranks` adds up all processes."""
+    """What some steps amount to.
+
+    Args:
+        records: This rank's, one a step since the last line.
+        over_ranks: Adds a value up over all processes.
+    """
     seconds = sum(record.seconds for record in records)
     num_tokens = sum(record.num_tokens for record in records)
     num_trained = sum(record.num_trained_tokens for record in records)

@@ -1,0 +1,110 @@
+"""Facts of model and GPU → the attention that a run trains with."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from lorawright.config.schema import Config, Dtype
+from lorawright.hardware import Device, Hardware
+from lorawright.plan import architecture
+from lorawright.plan.architecture import Architecture
+
+
+class Attention(StrEnum):
+    """An attention; the values of ours are its names in Transformers' `AttentionInterface`.
+
+    OWN: What Transformers chooses for a model: `sdpa`, or `eager` where its class has no other.
+    SEGMENTS: PyTorch's attention, one call a segment of a pass.
+    VARLEN: One call of a kernel for segments of any length, all of a pass at once.
+    """
+
+    OWN = "own"
+    SEGMENTS = "lorawright"
+    VARLEN = "lorawright_varlen"
+
+
+PACKED = (Attention.SEGMENTS, Attention.VARLEN)
+"""Attentions that keep the chats of a pass apart."""
+
+
+class VarlenKernel(StrEnum):
+    """Where the kernel for segments of any length comes from; the values are for people.
+
+    FLASH_ATTN: The package flash_attn.
+    PYTORCH: `torch.nn.attention.varlen`.
+    """
+
+    FLASH_ATTN = "FlashAttention varlen"
+    PYTORCH = "PyTorch's varlen attention"
+
+
+KERNEL_DTYPES = (Dtype.FLOAT16, Dtype.BFLOAT16)  # of FlashAttention
+KERNEL_CAPABILITY = 80  # Ampere: FlashAttention's first, also inside PyTorch
+
+
+def of(config: Config, hardware: Hardware, folder: Path) -> Attention:
+    """The attention that a resolved config trains with.
+
+    One chat a pass with nothing shared asks nothing of it, so the model's own serves: a way out
+    for families that ours does not fit.
+
+    Args:
+        config: Without `auto`.
+        hardware: Where it trains.
+        folder: The model's.
+    """
+    if config.training.tokens_per_pass == 1 and not config.training.share_prefixes:
+        return Attention.OWN
+    known = architecture.read(folder, trust_remote_code=config.model.trust_remote_code)
+    return choose(known, hardware.device, config.model.dtype, hardware.capability)
+
+
+def choose(known: Architecture, device: Device, dtype: Dtype, capability: int) -> Attention:
+    """The attention to train a model with.
+
+    One varlen FlashAttention call a layer where the GPU and the dtype allow it; PyTorch's own
+    attention segment by segment elsewhere; the model's own, and no shared prefixes, for models
+    whose attention is more than causal (sliding windows, capped scores, sinks), cannot be
+    exchanged, or is not all that carries something from token to token.
+
+    Args:
+        known: Facts of the model.
+        device: Where it trains.
+        dtype: Of the base; resolved.
+        capability: Of the GPU, see `Hardware.capability`.
+    """
+    if known.more_than_causal or not known.exchangeable or known.state is not None:
+        return Attention.OWN
+    fits = known.fits_kernels and dtype in KERNEL_DTYPES and capability >= KERNEL_CAPABILITY
+    if device is Device.CUDA and fits and varlen_kernel() is not None:
+        return Attention.VARLEN
+    return Attention.SEGMENTS
+
+
+def describe(chosen: Attention) -> str:
+    """What `choose` has chosen, for people."""
+    if chosen is Attention.VARLEN:
+        return str(varlen_kernel())
+    return "PyTorch's, chat by chat" if chosen is Attention.SEGMENTS else "the model's own"
+
+
+@cache
+def varlen_kernel() -> VarlenKernel | None:
+    """The best varlen kernel that works here.
+
+    Installed is not enough: a build for another PyTorch fails when it is imported, and
+    FlashAttention 4 puts a package of the same name there without this function.
+    """
+    try:
+        from flash_attn import flash_attn_varlen_func  # noqa: F401
+    except (ImportError, OSError, RuntimeError, AttributeError):
+        return VarlenKernel.PYTORCH if find_spec("torch.nn.attention.varlen") else None
+    return VarlenKernel.FLASH_ATTN
+
+
+def broken_flash_attn() -> bool:
+    """Whether flash_attn is there and does not work."""
+    return find_spec("flash_attn") is not None and varlen_kernel() is not VarlenKernel.FLASH_ATTN
