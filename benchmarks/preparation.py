@@ -191,14 +191,15 @@ def compare_startup(arguments: argparse.Namespace, rows: Path) -> None:
 def run_first_step(arguments: argparse.Namespace) -> dict[str, float]:
     """Starts a run and ends the process where its first step would begin."""
     from lorawright.config import load
+    from lorawright.run.events import Event, TrainingStarted
     from lorawright.training import train
 
-    class FirstStep(train.Screen):
-        def begin(self, *args: object, **kwargs: object) -> None:
+    def end(event: Event) -> None:
+        if isinstance(event, TrainingStarted):
             print("{}", flush=True)
             os._exit(0)
 
-    train.run(load(arguments.chats, []).config, start=train.Start.OVERWRITE, screen=FirstStep())
+    train.run(load(arguments.chats, []).config, start=train.Start.OVERWRITE, tell=end)
     return {}
 
 

@@ -209,14 +209,14 @@ def run_products(arguments: argparse.Namespace) -> dict[str, object]:
 
 def planned_passes(arguments: argparse.Namespace) -> list[tuple[int, int]]:
     """(tokens, trained positions) of each pass of lorawright's step."""
-    from lorawright.model import attention
-    from lorawright.plan import ready
-    from lorawright.run.events import Screen
+    from lorawright.plan import run_plan
+    from lorawright.plan.attention import Attention
+    from lorawright.run.events import silent
     from lorawright.training.batches import step_tensors
 
     with tempfile.TemporaryDirectory() as folder:
-        settled = ready.get_ready(lorawright_config(arguments, Path(folder)), Screen())
-        tensors = step_tensors(settled.plan[0], 0, settled.prepared.train, Attention.SEGMENTS)
+        settled = run_plan.make(lorawright_config(arguments, Path(folder)), silent)
+        tensors = step_tensors(settled.steps[0], 0, settled.chats.train, Attention.SEGMENTS)
         return [(one["input_ids"].shape[1], len(one["targets_P"])) for one in tensors]
 
 

@@ -23,23 +23,7 @@ rooms to the left of its own."""
 STRANGERS = {("masks", "data")}
 """Neighbours that do not know each other."""
 
-UPWARD = {
-    ("plan/ready.py", "lorawright.model"),
-    ("plan/settings.py", "lorawright.model"),
-    ("run/events.py", "lorawright.dataset.prepare"),
-    ("run/events.py", "lorawright.model.load"),
-    ("run/events.py", "lorawright.plan.estimate"),
-    ("run/events.py", "lorawright.plan.settings"),
-    ("run/events.py", "lorawright.plan.steps"),
-    ("run/facts.py", "lorawright.dataset.prepare"),
-    ("run/facts.py", "lorawright.masks.view"),
-    ("run/facts.py", "lorawright.plan.job"),
-    ("run/facts.py", "lorawright.plan.steps"),
-    ("run/resume.py", "lorawright.dataset.prepare"),
-    ("run/resume.py", "lorawright.plan.steps"),
-    ("training/worker.py", "lorawright.cli"),
-    ("training/worker.py", "lorawright.cli.screen"),
-}
+UPWARD: set[tuple[str, str]] = set()
 """Arrows that still point the wrong way, to be struck out one by one."""
 
 

@@ -29,7 +29,6 @@ from lorawright.config import Config
 from lorawright.distributed import supervise
 from lorawright.distributed.signals import quiet
 from lorawright.run import checkpoint
-from lorawright.run.events import Screen
 from lorawright.run.folder import RunFolder
 from lorawright.training import train
 from lorawright.training.train import Start
@@ -61,7 +60,7 @@ class Server:
         if config.distributed.strategy == "none":
             request |= {"jobs": [None], "config": config.model_dump(mode="json"), "start": start}
         else:
-            job = str(train.prepare_only(config, start, Screen()))
+            job = str(train.prepare_only(config, start))
             request["jobs"] = [job] * int(config.distributed.num_processes)
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")

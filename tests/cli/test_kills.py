@@ -62,7 +62,7 @@ ADAPTER: list[Point] = [
     ("lorawright.run.owned:finish_work", "before", 1),
     ("pathlib:Path.rename", "after", 1),
     ("pathlib:Path.rename", "after", 2),
-    ("lorawright.training.handover:end", "before", 1),
+    ("lorawright.training.artifacts:end", "before", 1),
 ]
 EVALUATE: list[Point] = [
     ("lorawright.inference.generate:with_adapter", "before", 1),

@@ -20,10 +20,11 @@ from lorawright.export import gguf, merge, ollama, vllm
 from lorawright.inference import generate
 from lorawright.model import load
 from lorawright.run import lock, owned
+from lorawright.run.events import Event, StepFinished
 from lorawright.run.folder import RunFolder, read_config
 from lorawright.run.names import LOCK
 from lorawright.training import train
-from lorawright.training.train import Screen, Start
+from lorawright.training.train import Start
 from lorawright.types import GgufType
 
 MakeConfig = Callable[..., Config]
@@ -237,11 +238,11 @@ def test_chats_that_change_while_they_are_trained(make_config: MakeConfig, tmp_p
     done = train.run(config)
     before = (done.folder.adapter / "adapter_model.safetensors").read_bytes()
 
-    class Changing(Screen):
-        def step(self, number: int, record: dict[str, Any]) -> None:
+    def change(event: Event) -> None:
+        if isinstance(event, StepFinished):
             path.write_bytes(b"{}\n")
 
-    train.run(config, start=Start.OVERWRITE, screen=Changing())
+    train.run(config, start=Start.OVERWRITE, tell=change)
     assert (done.folder.adapter / "adapter_model.safetensors").read_bytes() == before
     assert path.read_bytes() != whole
 

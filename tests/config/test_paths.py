@@ -15,7 +15,7 @@ from lorawright.cli import run
 from lorawright.config import Config, load, load_leniently, paths
 from lorawright.errors import DataError
 from lorawright.run.folder import RunFolder, read_config
-from lorawright.training.adapter import base_name
+from lorawright.training.artifacts import base_name
 
 Capture = pytest.CaptureFixture[str]
 HERE = "model: {name: tiny}\n"

@@ -21,6 +21,7 @@ from lorawright.errors import ConfigError
 from lorawright.hardware import Device, Hardware
 from lorawright.plan import strategy
 from lorawright.plan.estimate import Memory
+from lorawright.plan.setting import Setting
 
 MakeConfig = Callable[..., Config]
 GPUS = Hardware(Device.CUDA, "a GPU", True, 80 * 10**9, 8, 16)
@@ -77,13 +78,11 @@ def settings(**given: object) -> DistributedSettings:
 
 def test_auto_is_the_visible_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    reasons: dict[str, str] = {}
     two = replace(GPUS, num_devices=2)
-    assert strategy.num_processes(settings(num_machines=3), two, reasons) == 6
-    assert reasons["distributed.num_processes"] == (
-        "2 visible GPUs (CUDA_VISIBLE_DEVICES=0,1) on each of 3 machines"
+    assert strategy.num_processes(settings(num_machines=3), two) == Setting(
+        6, "2 visible GPUs (CUDA_VISIBLE_DEVICES=0,1) on each of 3 machines"
     )
-    assert strategy.num_processes(settings(), CPU, {}) == 1
+    assert strategy.num_processes(settings(), CPU).value == 1
 
 
 @pytest.mark.parametrize(
@@ -96,7 +95,7 @@ def test_auto_is_the_visible_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_impossible_numbers_are_refused(given: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        strategy.num_processes(settings(**given), GPUS, {})
+        strategy.num_processes(settings(**given), GPUS)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +104,7 @@ def test_impossible_numbers_are_refused(given: dict[str, object], message: str) 
 )
 def test_impossible_strategies_are_refused(given: str, processes: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        strategy.choose(settings(strategy=given), processes, None, 0, {})
+        strategy.choose(settings(strategy=given), processes, None, 0)
 
 
 @pytest.mark.parametrize(
@@ -121,9 +120,8 @@ def test_auto_goes_by_memory(
     weights: int, adapter: int, processes: int, expected: Strategy
 ) -> None:
     needed = Memory(weights * 10**9, adapter * 10**9, 0, 0, runtime=0, tokens_per_pass=1)
-    reasons: dict[str, str] = {}
-    found = strategy.choose(settings(), processes, needed, 80 * 10**9, reasons)
-    assert found is expected and reasons["distributed.strategy"]
+    found = strategy.choose(settings(), processes, needed, 80 * 10**9)
+    assert found.value is expected and found.reason
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from helpers import rows, write_jsonl
@@ -20,11 +20,11 @@ from transformers import AutoModelForCausalLM
 
 from lorawright import hub
 from lorawright.config import Config
-from lorawright.distributed import control, supervise
+from lorawright.distributed import supervise
 from lorawright.errors import TrainError
-from lorawright.plan.job import Job
+from lorawright.plan import run_plan
 from lorawright.run import checkpoint
-from lorawright.run.events import Screen
+from lorawright.run.events import Event, MetricsLogged, silent
 from lorawright.run.folder import RunFolder
 from lorawright.training import train
 from lorawright.training.train import Start
@@ -52,7 +52,7 @@ class Ranks:
         assert self._process.stdout is not None and self._process.stdout.readline() == "ready\n"
 
     def train(self, config: Config, start: Start = Start.NEW) -> RunFolder:
-        job = train.prepare_only(config, start, Screen())
+        job = train.prepare_only(config, start)
         assert self.ask([job, job]) == [0, 0], self.words()
         return RunFolder(Path(config.training.output))
 
@@ -208,7 +208,7 @@ def test_kill_and_resume_is_bit_equal(
     """`kill -9` on one process: the others end, and the resumed run is the undisturbed one."""
     config = make_run(strategy)
     folder = RunFolder(Path(config.training.output))
-    job = train.prepare_only(config, Start.NEW, Screen())
+    job = train.prepare_only(config, Start.NEW)
     strike = {"victim": victim, "signal": 9, "metrics": str(folder.metrics), "lines": lines}
     codes = ranks.ask([job, job], **strike)
     assert codes[victim] == -9 and codes[1 - victim] in (1, -6, -9), ranks.words()
@@ -222,7 +222,7 @@ def test_sigterm_on_one_process_saves_and_stops_all(
 ) -> None:
     config = make_run("ddp", save_steps=50)
     folder = RunFolder(Path(config.training.output))
-    job = train.prepare_only(config, Start.NEW, Screen())
+    job = train.prepare_only(config, Start.NEW)
     strike = {"victim": 1, "signal": 15, "metrics": str(folder.metrics), "lines": 1}
     assert ranks.ask([job, job], **strike) == [0, 0]
     assert checkpoint.latest(folder.checkpoints) is not None and not folder.adapter.exists()
@@ -238,7 +238,7 @@ def test_two_machines_take_the_same_steps(
     first = make_run("zero1", num_machines=2)
     settings = first.distributed.model_copy(update={"machine_rank": 1})
     second = first.model_copy(update={"distributed": settings})
-    jobs = [train.prepare_only(config, Start.NEW, Screen()) for config in (first, second)]
+    jobs = [train.prepare_only(config, Start.NEW) for config in (first, second)]
     assert len(set(jobs)) == 2
     assert ranks.ask(jobs) == [0, 0], ranks.words()
     assert_equal(RunFolder(Path(first.training.output)), alone(DROPOUT), 1e-5)
@@ -252,7 +252,7 @@ def test_machines_with_other_data_do_not_begin(
     settings = config.distributed.model_copy(update={"machine_rank": 1})
     data = config.data.model_copy(update={"train": str(rest)})
     other = config.model_copy(update={"distributed": settings, "data": data})
-    jobs = [train.prepare_only(one, Start.NEW, Screen()) for one in (config, other)]
+    jobs = [train.prepare_only(one, Start.NEW) for one in (config, other)]
     assert ranks.ask(jobs) == [1, 1]
     assert "rank 1: its run is another one than rank 0's: data was" in ranks.words()
 
@@ -263,7 +263,7 @@ def test_a_step_that_is_not_finite_is_not_applied(
 ) -> None:
     away = {"learning_rate": 10, "weight_decay": 100, "max_grad_norm": 0.0}
     config = make_run(strategy, save_steps=50, **away)
-    job = train.prepare_only(config, Start.NEW, Screen())
+    job = train.prepare_only(config, Start.NEW)
     assert ranks.ask([job, job]) == [1, 1]
     words = ranks.words()
     assert "train.jsonl:" in words and ("is nan" in words or "is not finite" in words)
@@ -279,19 +279,14 @@ def test_a_launched_run_names_the_process_that_was_killed(
     config = make_run("ddp")
     folder = RunFolder(Path(config.training.output))
 
-    class Killing(Screen):
-        def line(self, line: dict[str, float]) -> None:
-            if line["step"] == 1 and "loss" in line:
-                beats = {beat.rank: beat.pid for beat in self.beats()}
-                os.kill(beats[1], signal.SIGKILL)
-
-        def beats(self) -> list[control.Beat]:
-            job = Job.read(folder.path / "launch" / "job.json")
-            assert job.control is not None
-            return control.read_beats(job.control)
+    def kill(event: Event) -> None:
+        if isinstance(event, MetricsLogged) and event.line["step"] == 1 and "loss" in event.line:
+            processes = psutil.Process().children(recursive=True)
+            (victim,) = [one for one in processes if one.environ().get("RANK") == "1"]
+            victim.kill()
 
     with pytest.raises(TrainError, match=r"process 1 \(pid \d+\) is gone without a word"):
-        train.run(config, screen=Killing())
+        train.run(config, tell=kill)
     ranks.train(config, Start.RESUME)
     assert_bit_equal(folder, undisturbed("ddp"))
 
@@ -314,6 +309,6 @@ def test_shared_prefixes_and_checkpointing_change_nothing(
         data = run.data.model_copy(update={"train": str(path)})
         return run.model_copy(update={"data": data})
 
-    one = train.get_ready(config("none"), Screen()).plan[0]
+    one = run_plan.make(config("none"), silent).steps[0]
     assert one.num_computed_tokens < one.num_tokens / 2 and len(one.passes[0]) > 1
     assert_equal(ranks.train(config(strategy)), train.run(config("none")).folder, 1e-5)

@@ -22,10 +22,10 @@ from lorawright.hardware import Device
 from lorawright.model import attention, load, selfcheck, targets
 from lorawright.model import loss as head
 from lorawright.model.attention import PassShape
-from lorawright.plan.attention import Attention
 from lorawright.model.loss import Loss
-from lorawright.plan import ready
-from lorawright.run.events import Screen
+from lorawright.plan import run_plan
+from lorawright.plan.attention import Attention
+from lorawright.run.events import silent
 from lorawright.training import train
 from lorawright.types import EncodedChat
 
@@ -73,8 +73,8 @@ def settled(config: Config, base: Path, **lora: Any) -> Config:
 
 def plain_losses(config: Config, base: Path) -> list[float]:
     """Two steps by Transformers and PEFT, eager, chat by chat, no dropout of the base's own."""
-    plan = ready.get_ready(config, Screen()).plan
-    chats = ready.get_ready(config, Screen()).prepared.train
+    plan = run_plan.make(config, silent).steps
+    chats = run_plan.make(config, silent).chats.train
     known = CONFIG_MAPPING[_model_type(base)].from_pretrained(base)
     for key, value in known.to_dict().items():
         if "drop" in key or "jitter" in key:
@@ -139,7 +139,7 @@ def base_of(name: str, implementation: str, tmp_path: Path, **more: Any) -> Any:
 
 def test_a_leak_between_chats_is_found(tmp_path: Path) -> None:
     """Convolutions run along the row; facts would have kept LFM2's chats apart."""
-    base = base_of("lfm2", OWN, tmp_path, **FAMILIES["lfm2"])
+    base = base_of("lfm2", Attention.OWN, tmp_path, **FAMILIES["lfm2"])
     with pytest.raises(ModelError, match="sees the chat before it") as error:
         selfcheck.settle(base, together=True)
     assert "`training.tokens_per_pass: 1`" in str(error.value.hint)
@@ -149,7 +149,7 @@ def test_a_leak_between_chats_is_found(tmp_path: Path) -> None:
 def test_scaled_logits_are_found_by_measuring(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = base_of("granite", SEGMENTS, tmp_path, **FAMILIES["granite"])
+    base = base_of("granite", Attention.SEGMENTS, tmp_path, **FAMILIES["granite"])
     assert selfcheck.settle(base, together=True) is Loss.OWN
     monkeypatch.setattr(head, "fits", lambda _: True)  # a key that nobody has heard of
     assert selfcheck.settle(base, together=True) is Loss.OWN
@@ -159,7 +159,7 @@ def test_scaled_logits_are_found_by_measuring(
 def test_evaluation_takes_the_logits_of_the_model(tmp_path: Path, name: str) -> None:
     """Scaled and capped logits too, where the product with the head's weight is another loss."""
     sizes = {"num_heads": 2, "num_blocks": 2, "chunk_size": 16} if name == "xlstm" else {}
-    base = base_of(name, OWN, tmp_path, **{**FAMILIES.get(name, {}), **sizes}).eval()
+    base = base_of(name, Attention.OWN, tmp_path, **{**FAMILIES.get(name, {}), **sizes}).eval()
     ids = tuple(range(100, 160))
     encoded = EncodedChat(ids, ((20, 30), (40, 60)), "chats.jsonl", 1)
     conversation: Any = None  # its texts are not looked at
@@ -173,14 +173,16 @@ def test_evaluation_takes_the_logits_of_the_model(tmp_path: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("dtype", [Dtype.FLOAT32, Dtype.BFLOAT16])
-@pytest.mark.parametrize("implementation", [SEGMENTS, OWN])
+@pytest.mark.parametrize("implementation", [Attention.SEGMENTS, Attention.OWN])
 def test_no_false_alarm(dtype: Dtype, implementation: str) -> None:
     settings = ModelSettings(name="tiny", dtype=dtype)
     base = load.load_base(
         settings, hub.model_folder("tiny"), Device.CPU, training=True, implementation=implementation
     )
     assert selfcheck.settle(base, together=True) is Loss.CHUNKED
-    assert base.config._attn_implementation == (SEGMENTS if implementation == SEGMENTS else "sdpa")
+    assert base.config._attn_implementation == (
+        Attention.SEGMENTS if implementation == Attention.SEGMENTS else "sdpa"
+    )
 
 
 QUERY, KEYS = torch.zeros(1, 2, 4, 8), torch.zeros(1, 2, 4, 8)
@@ -226,7 +228,7 @@ def test_a_family_that_no_attention_fits_says_the_way_out(
 
 def test_base_dropout_is_off_and_said(make_config: Callable[..., Config], tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", "gpt2", **FAMILIES["gpt2"])
-    reasons = ready.get_ready(settled(make_config(4), base), Screen()).resolved.reasons
+    reasons = run_plan.make(settled(make_config(4), base), silent).settings.reasons
     assert "resid_pdrop 0.1" in reasons["lora.dropout"]
     settings = ModelSettings(name=str(base), dtype=Dtype.FLOAT32)
     loaded = load.load_base(settings, base, Device.CPU, training=True)
@@ -239,9 +241,9 @@ def test_experts_are_a_note_before_hours_of_training(
 ) -> None:
     base = make_base(tmp_path / "base", "gpt_oss", **FAMILIES["gpt_oss"])
     config = settled(make_config(4), base)
-    assert "`merge`" in ready.get_ready(config, Screen()).resolved.reasons["lora.target_modules"]
+    assert "`merge`" in run_plan.make(config, silent).settings.reasons["lora.target_modules"]
     narrow = settled(make_config(4), base, target_modules=["q_proj"])
-    assert "lora.target_modules" not in ready.get_ready(narrow, Screen()).resolved.reasons
+    assert "lora.target_modules" not in run_plan.make(narrow, silent).settings.reasons
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,10 @@ from lorawright.config import Config
 from lorawright.model import attention, varlen
 from lorawright.model.attention import PassShape
 from lorawright.model.varlen import VarlenIndex
-from lorawright.plan import ready
+from lorawright.plan import run_plan
 from lorawright.plan.packing import MIN_SAVED_TOKENS, Pass, PassKind, lay_out
 from lorawright.plan.prefixes import MIN_SHARED_TOKENS, Tree, grow
-from lorawright.run.events import Screen
+from lorawright.run.events import silent
 from lorawright.training import train
 
 quick = settings(max_examples=150, derandomize=True, deadline=None)
@@ -168,7 +168,7 @@ def test_sharing_leaves_the_steps_as_they_are(
         gradient_checkpointing=how == "checkpointing",
         output=str(tmp_path / "shared"),
     )
-    plan = ready.get_ready(shared, Screen()).plan
+    plan = run_plan.make(shared, silent).steps
     kinds = {one.kind for step in plan for one in step.passes[0]}
     assert (PassKind.COLLECT in kinds) == (how != "in a pass")
     assert sum(s.num_computed_tokens for s in plan) < 0.6 * sum(s.num_tokens for s in plan)

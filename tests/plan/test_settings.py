@@ -23,10 +23,12 @@ from lorawright.config.schema import Dtype, ModelSettings
 from lorawright.errors import ConfigError, ModelError
 from lorawright.hardware import Device, Hardware
 from lorawright.inference import generate
-from lorawright.model import attention, varlen
-from lorawright.model.attention import OWN, SEGMENTS, VARLEN, PassShape
-from lorawright.plan import ready, settings
-from lorawright.run.events import Screen
+from lorawright.model import attention
+from lorawright.model.attention import PassShape
+from lorawright.plan import attention as choice
+from lorawright.plan import run_plan, settings
+from lorawright.plan.attention import Attention
+from lorawright.run.events import Event, Noted
 
 GB = 10**9
 LONG_ROPE = {
@@ -84,16 +86,17 @@ def flash(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
             return SimpleNamespace(flash_attn_varlen_func=print) if how == "works" else machine
 
         monkeypatch.setattr(builtins, "__import__", found)
-        varlen.kernel.cache_clear()
+        choice.varlen_kernel.cache_clear()
 
     yield make
-    varlen.kernel.cache_clear()
+    choice.varlen_kernel.cache_clear()
 
 
 def config(**model: Any) -> Config:
     return Config.model_validate({"model": {"name": "tiny", **model}})
 
 
+OWN, SEGMENTS, VARLEN = Attention
 ADAM, PAGED = "adamw_torch_fused", "paged_adamw_8bit"
 TABLE = [
     # machine, model.dtype, model → dtype, attention, optimizer, shares, one chat a pass
@@ -140,9 +143,9 @@ def test_choices(
 ) -> None:
     flash("missing")
     monkeypatch.setattr(settings, "find_spec", lambda package: package)  # bitsandbytes is there
-    made = settings.resolve(config(dtype=dtype), MACHINES[name], folder(model), 100)
+    made = settings.settle(config(dtype=dtype), MACHINES[name], folder(model), 100)
     assert made.config.model.dtype == numbers
-    assert settings.attention_of(made.config, MACHINES[name], folder(model)) == attends
+    assert choice.of(made.config, MACHINES[name], folder(model)) == attends
     assert made.config.training.optimizer == optimizer
     assert made.config.training.share_prefixes is shares
     assert (made.config.training.tokens_per_pass == 1) is alone
@@ -168,7 +171,7 @@ def test_a_flash_attn_that_does_not_work_is_not_used(
     flash(how)
     monkeypatch.setattr(hardware, "detect", lambda: MACHINES["A100"])
     there = {"torch.nn.attention.varlen"} | ({"flash_attn"} if how != "missing" else set())
-    monkeypatch.setattr(varlen, "find_spec", lambda name: name if name in there else None)
+    monkeypatch.setattr(choice, "find_spec", lambda name: name if name in there else None)
     found = doctor_facts.examine()
     assert found["auto"]["attention"] == kernel
     broken = any("cannot be imported" in note for note in found["notes"])
@@ -181,7 +184,7 @@ def test_float16_is_not_trained_with_divided_weights(folder: Callable[[str], Pat
         update={"distributed": config().distributed.model_copy(update={"strategy": "fsdp2"})}
     )
     with pytest.raises(ConfigError, match="float16"):
-        settings.resolve(divided, machines, folder("plain"), 100)
+        settings.settle(divided, machines, folder("plain"), 100)
 
 
 @pytest.mark.parametrize("longest", [40, 64])
@@ -191,7 +194,7 @@ def test_rotations_by_the_longest_chat(tmp_path: Path, longest: int) -> None:
     values = {**QWEN2, "model_type": "phi3", "rope_parameters": rope, "pad_token_id": 0}
     values |= {"original_max_position_embeddings": 48}
     (tmp_path / "config.json").write_text(json.dumps(values))
-    made = settings.resolve(config(dtype="float32"), MACHINES["CPU"], tmp_path, longest)
+    made = settings.settle(config(dtype="float32"), MACHINES["CPU"], tmp_path, longest)
     assert (made.config.training.tokens_per_pass == 1) is (longest > 48)
 
 
@@ -201,10 +204,10 @@ def test_rotations_by_all_chats_so_far_are_refused(tmp_path: Path) -> None:
     values = {**QWEN2, "model_type": "llama", "rope_parameters": rope}
     values |= {"max_position_embeddings": 64}
     (tmp_path / "config.json").write_text(json.dumps(values))
-    made = settings.resolve(config(dtype="float32"), MACHINES["CPU"], tmp_path, 64)
+    made = settings.settle(config(dtype="float32"), MACHINES["CPU"], tmp_path, 64)
     assert made.config.training.tokens_per_pass != 1
     with pytest.raises(ModelError, match="llama") as error:
-        settings.resolve(config(dtype="float32"), MACHINES["CPU"], tmp_path, 65)
+        settings.settle(config(dtype="float32"), MACHINES["CPU"], tmp_path, 65)
     assert "`data.max_length: 64`" in str(error.value.hint)
 
 
@@ -323,28 +326,24 @@ def test_containers_limit_counts(tmp_path: Path, version: int, line: str) -> Non
     assert machine.free_memory(tmp_path) > 10**6
 
 
-class Warned(Screen):
-    """Keeps warnings."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def warn(self, text: str) -> None:
-        self.texts.append(text)
-
-
 def test_a_run_that_does_not_fit_is_warned_of(
     make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = replace(MACHINES["CPU"], memory_bytes=GB)
     monkeypatch.setattr(hardware, "detect", lambda: small)
-    made, screen = make_config(), Warned()
-    ready.get_ready(made, screen)
-    assert not screen.texts
+    warnings: list[str] = []
+
+    def keep(event: Event) -> None:
+        if isinstance(event, Noted) and event.is_warning:
+            warnings.append(event.text)
+
+    made = make_config()
+    run_plan.make(made, keep)
+    assert not warnings
     large = made.model_copy(update={"lora": made.lora.model_copy(update={"rank": 100_000})})
-    ready.get_ready(large, screen)
-    assert "1.0 GB are free" in screen.texts[0] and "`lora.rank`" in screen.texts[0]
+    run_plan.make(large, keep)
+    assert "1.0 GB are free" in warnings[0] and "`lora.rank`" in warnings[0]
 
 
 def test_bundled_model_is_a_plain_one() -> None:
-    assert settings.attention_of(config(), MACHINES["CPU"], hub.model_folder("tiny")) == SEGMENTS
+    assert choice.of(config(), MACHINES["CPU"], hub.model_folder("tiny")) == SEGMENTS

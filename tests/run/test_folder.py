@@ -19,7 +19,7 @@ from lorawright.config import Config
 from lorawright.errors import ConfigError, LorawrightError, ModelError, RunFolderError
 from lorawright.run import checkpoint, files, lock, outputs, owned
 from lorawright.run import names as run_names
-from lorawright.run.events import Screen
+from lorawright.run.events import Event, Noted, silent
 from lorawright.run.folder import RunFolder
 from lorawright.run.owned import Kind, Marker
 from lorawright.training import claim, failures, train
@@ -171,7 +171,7 @@ def test_a_folder_without_our_marker_is_never_cleared(
     with suppress(LorawrightError):
         claim.refuse(folder, config, start, None)
         with claim.held(folder, config, start):
-            claim.clear(folder, Screen())
+            claim.clear(folder, silent)
             raise RunFolderError("the model is gone")
     assert contents(run) == foreign
     assert folder.clear() == [] and contents(run) == foreign
@@ -364,13 +364,13 @@ def test_overwriting_a_run_keeps_a_note(make_config: MakeConfig) -> None:
     plant(folder.path, foreign)
     noted: list[str] = []
 
-    class Noting(Screen):
-        def note(self, text: str) -> None:
-            noted.append(text)
+    def keep(event: Event) -> None:
+        if isinstance(event, Noted):
+            noted.append(event.text)
 
     once = config.training.model_copy(update={"max_steps": 1})
     again = config.model_copy(update={"training": once})
-    train.run(again, start=Start.OVERWRITE, screen=Noting())
+    train.run(again, start=Start.OVERWRITE, tell=keep)
     assert contents(folder.path).items() >= foreign.items()
     assert any("not ours" in text and "notes.txt" in text for text in noted)
     assert [line["step"] for line in folder.read_metrics()] == [1]

@@ -20,9 +20,10 @@ from lorawright.errors import ConfigError, RunFolderError, TrainError
 from lorawright.export import eject
 from lorawright.model import load
 from lorawright.run import checkpoint, owned
+from lorawright.run.events import Event, StepFinished, TrainingStarted
 from lorawright.run.folder import RunFolder
-from lorawright.training import adapter, handover, train
-from lorawright.training.train import Screen, Start
+from lorawright.training import artifacts, process, train
+from lorawright.training.train import Start
 
 MakeConfig = Callable[..., Config]
 REPLACE = """
@@ -74,10 +75,10 @@ def surprise(*_: object, **__: object) -> None:
 
 STAGES = [
     (load, "load_base"),
-    (handover, "start"),
-    (train, "_build_trainer"),
-    (Screen, "begin"),
-    (Screen, "step"),
+    (artifacts, "begin"),
+    (process, "_build_trainer"),
+    TrainingStarted,
+    StepFinished,
 ]
 ENDS = [
     *((stage, interrupt, stood) for stage in STAGES for stood in (True, False)),
@@ -87,7 +88,7 @@ ENDS = [
 
 @pytest.mark.parametrize("stage, end, stood", ENDS)
 def test_a_start_that_fails_leaves_only_what_was_there(
-    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, stage: tuple[Any, str],
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, stage: Any,
     end: Callable[..., None], stood: bool,
 ) -> None:  # fmt: skip
     config = make_config(num_rows=4, logging_steps=50)
@@ -95,9 +96,15 @@ def test_a_start_that_fails_leaves_only_what_was_there(
     training = config.training.model_copy(update={"output": str(run)})
     config = config.model_copy(update={"training": training})
     before = noted(run) if stood else {}
-    monkeypatch.setattr(*stage, end)
+    if isinstance(stage, tuple):
+        monkeypatch.setattr(*stage, end)
+
+    def tell(event: Event) -> None:
+        if type(event) is stage:
+            end()
+
     with pytest.raises((KeyboardInterrupt, TrainError, RuntimeError, OSError)):
-        train.run(config)
+        train.run(config, tell=tell)
     assert contents(run) == before
     assert run.parent.exists() == stood
     assert not stood or sorted(path.name for path in run.iterdir()) == ["notes.txt", "old"]
@@ -131,7 +138,7 @@ def test_an_adapter_that_is_killed_while_it_is_saved(
     config = make_config(num_rows=6, max_steps=2, save_steps=1)
     folder = RunFolder(Path(config.training.output))
     with monkeypatch.context() as patch:
-        patch.setattr(adapter.card, "write", surprise)
+        patch.setattr(artifacts.card, "write", surprise)
         with pytest.raises(RuntimeError):
             train.run(config)
     assert folder.finished_adapter() is None and (folder.path / "adapter.tmp").is_dir()

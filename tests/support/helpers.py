@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import orjson
+
+from lorawright.run.events import Event, StepFinished, Tell
 
 QUESTIONS = ["Who are you?", "What is 2 plus 3?", "你好！", "Name a colour.", "Count to five."]
 
@@ -81,3 +85,13 @@ def tool_rows(num_rows: int) -> list[dict[str, Any]]:
         ]
         made.append({"messages": messages, "tools": [WEATHER]})
     return made
+
+
+def signal_after(step: int, number: signal.Signals) -> Tell:
+    """Takes a run's events, and sends itself a signal when a step is done."""
+
+    def tell(event: Event) -> None:
+        if isinstance(event, StepFinished) and event.number == step:
+            os.kill(os.getpid(), number)
+
+    return tell

@@ -25,10 +25,11 @@ import resource, signal, sys
 from lorawright.training import train
 from lorawright.config import Config
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-class Filling(train.Screen):
-    def step(self, number, record):
-        if number == 3: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-train.run(Config.model_validate_json(sys.argv[1]), screen=Filling())
+from lorawright.run.events import StepFinished
+def fill(event):
+    if isinstance(event, StepFinished) and event.number == 3:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+train.run(Config.model_validate_json(sys.argv[1]), tell=fill)
 """
 
 

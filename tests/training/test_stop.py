@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import rows, write_jsonl
+from helpers import rows, signal_after, write_jsonl
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from lorawright import hub
 from lorawright.cli import run as command
 from lorawright.config import Config
-from lorawright.plan import ready as ready_stage
+from lorawright.plan import run_plan
 from lorawright.report import page
 from lorawright.run import owned
-from lorawright.run.events import Screen
+from lorawright.run.events import EvaluationProgressed, Event, silent
 from lorawright.run.folder import RunFolder
 from lorawright.training import train
 from lorawright.training.train import Start
@@ -54,15 +54,17 @@ def assert_equal_runs(one: RunFolder, other: RunFolder) -> None:
     assert all(torch.equal(tensors[key], others[key]) for key in tensors)
 
 
-class StopsAt(Screen):
+class StopsAt:
     """A signal after so many passes of evaluations, counted over the run."""
 
     def __init__(self, num_passes: int) -> None:
         self.left = num_passes
         self.counts: list[tuple[int, int]] = []
 
-    def evaluating(self, num_done: int, num_all: int) -> None:
-        self.counts.append((num_done, num_all))
+    def __call__(self, event: Event) -> None:
+        if not isinstance(event, EvaluationProgressed):
+            return
+        self.counts.append((event.num_done, event.num_all))
         self.left -= 1
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -73,7 +75,7 @@ def test_the_base_is_evaluated_first(make_config: MakeConfig) -> None:
     config = make_config(num_eval=5, max_steps=2)
     folder = train.run(config).folder
     assert evaluated_steps(folder) == [0, 2]
-    evaluation = ready_stage.get_ready(config, Screen()).prepared.eval
+    evaluation = run_plan.make(config, silent).chats.eval
     assert evaluation is not None
     model = AutoModelForCausalLM.from_pretrained(hub.model_folder("tiny"), dtype=torch.float32)
     total = 0.0
@@ -102,7 +104,7 @@ def test_a_stop_in_an_evaluation_is_resumed_bit_equal(
     start = Start.NEW
     for num_passes, step in SITTINGS:
         screen = StopsAt(num_passes)
-        stopped = train.run(other, start=start, screen=screen)
+        stopped = train.run(other, start=start, tell=screen)
         assert len(screen.counts) == num_passes and stopped.outcome.last_step == step
         assert stopped.stopped_by is signal.SIGTERM and not stopped.folder.adapter.exists()
         start = Start.RESUME
@@ -112,7 +114,7 @@ def test_a_stop_in_an_evaluation_is_resumed_bit_equal(
 
 def test_progress_counts_the_chats(make_config: MakeConfig) -> None:
     screen = StopsAt(100)
-    train.run(make_config(num_eval=5, tokens_per_pass=1, max_steps=1), screen=screen)
+    train.run(make_config(num_eval=5, tokens_per_pass=1, max_steps=1), tell=screen)
     assert screen.counts[:5] == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
 
 
@@ -120,12 +122,7 @@ def test_time_is_summed_over_sittings(make_config: MakeConfig, tmp_path: Path) -
     """The same number in the result, in the report's facts, and from the lines."""
     config = make_config(num_eval=3, epochs=3, save_steps=3)
 
-    class Interrupting(Screen):
-        def step(self, number: int, record: Any) -> None:
-            if number == 5:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    first = train.run(config, screen=Interrupting())
+    first = train.run(config, tell=signal_after(5, signal.SIGTERM))
     second = train.run(config, start=Start.RESUME)
     lines = list(second.folder.read_metrics())
     whole = sum(line.get("seconds", line.get("eval_seconds", 0.0)) for line in lines)
@@ -163,15 +160,11 @@ def test_the_exact_resume_command_is_in_the_run(
 ) -> None:
     """With its `--set`s and the whole path: it works from another folder."""
 
-    class Interrupting(Screen):
-        def step(self, number: int, record: Any) -> None:
-            if number == 2:
-                os.kill(os.getpid(), signal.SIGINT)
+    from lorawright.cli.screen import TrainScreen
 
-    from lorawright.cli import screen as terminal
-
+    interrupt = signal_after(2, signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr(terminal.TrainScreen, "step", Interrupting.step)
+        patch.setattr(TrainScreen, "_show", lambda _, event: interrupt(event))
         assert command(["train", "c.yaml", "--set", "training.learning_rate=0.003"]) == 130
     error = capsys.readouterr().err
     assert "stopping after this step, then saving; Ctrl-C again stops now" in error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import signal_after
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -21,10 +21,10 @@ from lorawright import hub
 from lorawright.config import Config
 from lorawright.errors import ConfigError, RunFolderError, TrainError
 from lorawright.model import attention, loss
-from lorawright.plan import ready as ready_stage
-from lorawright.plan import settings
+from lorawright.plan import run_plan, settings
+from lorawright.plan.attention import Attention
 from lorawright.run import checkpoint
-from lorawright.run.events import Screen
+from lorawright.run.events import Event, Noted, silent
 from lorawright.run.folder import RunFolder
 from lorawright.training import failures, train
 from lorawright.training.train import Start
@@ -84,14 +84,14 @@ def test_loss_is_the_mean_over_the_steps_trained_tokens(make_config: MakeConfig)
     """The first loss is Transformers' own cross-entropy over the same chats."""
     config = make_config(num_rows=6)
     result = train.run(config)
-    ready = ready_stage.get_ready(config, Screen())
+    chats = run_plan.make(config, silent).chats.train
     model = AutoModelForCausalLM.from_pretrained(hub.model_folder("tiny"), dtype=torch.float32)
     total = 0.0
-    for chat in ready.prepared.train:
+    for chat in chats:
         ids = torch.tensor([chat.ids])
         labels = torch.where(torch.tensor([chat.trained_flags()], dtype=torch.bool), ids, -100)
         total += float(model(ids, labels=labels).loss.detach()) * chat.num_trained_tokens
-    mean = total / int(ready.prepared.train.num_trained_N.sum())
+    mean = total / int(chats.num_trained_N.sum())
     assert result.first_loss == pytest.approx(mean, rel=1e-5)
 
 
@@ -160,13 +160,8 @@ def test_stop_and_resume_is_bit_equal(make_config: MakeConfig, tmp_path: Path) -
     config = make_config(epochs=3, dropout=0.05, save_steps=4, num_eval=3, eval_steps=4)
     undisturbed = train.run(config).folder
 
-    class Interrupting(Screen):
-        def step(self, number: int, record: Any) -> None:
-            if number == 5:
-                os.kill(os.getpid(), signal.SIGTERM)
-
     other = with_output(config, tmp_path / "stopped")
-    stopped = train.run(other, screen=Interrupting())
+    stopped = train.run(other, tell=signal_after(5, signal.SIGTERM))
     assert stopped.stopped_by is signal.SIGTERM and not stopped.folder.adapter.exists()
     resumed = train.run(other, start=Start.RESUME).folder
     assert metrics(resumed) == metrics(undisturbed)
@@ -178,11 +173,11 @@ KILLED = """
 import os, signal, sys
 from lorawright.training import train
 from lorawright.config import Config
-from lorawright.run.events import Screen
-class Killing(Screen):
-    def step(self, number, record):
-        if number == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)
-train.run(Config.model_validate_json(sys.argv[1]), screen=Killing())
+from lorawright.run.events import StepFinished
+def kill(event):
+    if isinstance(event, StepFinished) and event.number == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+train.run(Config.model_validate_json(sys.argv[1]), tell=kill)
 """
 
 
@@ -208,11 +203,11 @@ def test_incomplete_checkpoint_is_passed_over(make_config: MakeConfig) -> None:
     (newest / "optimizer.pt").write_bytes(b"half")
     notes: list[str] = []
 
-    class Noting(Screen):
-        def note(self, text: str) -> None:
-            notes.append(text)
+    def keep(event: Event) -> None:
+        if isinstance(event, Noted):
+            notes.append(event.text)
 
-    train.run(config, start=Start.RESUME, screen=Noting())
+    train.run(config, start=Start.RESUME, tell=keep)
     assert any("is not complete and does not count" in note for note in notes)
     assert (newest.with_name(newest.name + ".broken") / "optimizer.pt").read_bytes() == b"half"
 
@@ -281,8 +276,8 @@ def test_run_folder_is_complete(make_config: MakeConfig) -> None:
 
 
 def test_out_of_memory_names_the_setting(make_config: MakeConfig) -> None:
-    ready = ready_stage.get_ready(make_config(), Screen())
-    with pytest.raises(TrainError) as caught, failures.out_of_memory(ready.resolved):
+    plan = run_plan.make(make_config(), silent)
+    with pytest.raises(TrainError) as caught, failures.out_of_memory(plan.settings):
         raise torch.OutOfMemoryError("CUDA out of memory")
     assert "the estimate was" in caught.value.what
     assert "training.gradient_checkpointing" in str(caught.value.hint)

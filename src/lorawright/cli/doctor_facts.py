@@ -11,8 +11,7 @@ from lorawright import hardware, hub
 from lorawright.cli import allocator
 from lorawright.config.schema import Config
 from lorawright.hardware import Device
-from lorawright.model import attention, varlen
-from lorawright.plan import settings
+from lorawright.plan import attention, settings
 from lorawright.run.environment import environment
 
 
@@ -20,7 +19,7 @@ def examine() -> dict[str, Any]:
     """Versions, hardware, choices and notes, as `doctor --json` prints them."""
     facts = hardware.detect()
     config = Config.model_validate({"model": {"name": hub.TINY}})
-    resolved = settings.resolve(config, facts, hub.model_folder(hub.TINY), longest_tokens=1024)
+    resolved = settings.settle(config, facts, hub.model_folder(hub.TINY), longest_tokens=1024)
     return {
         **environment(facts),
         "hardware": asdict(facts),
@@ -30,7 +29,7 @@ def examine() -> dict[str, Any]:
                 f"{resolved.config.training.optimizer} ({resolved.reasons['training.optimizer']})"
             ),
             "attention": attention.describe(
-                settings.attention_of(resolved.config, facts, hub.model_folder(hub.TINY))
+                attention.of(resolved.config, facts, hub.model_folder(hub.TINY))
             ),
             "allocator": f"{allocator.choose(allocator.detect()).reason} (train, evaluate)",
             "threads": _threads(facts),
@@ -50,7 +49,7 @@ def _notes(facts: hardware.Hardware) -> list[str]:
     notes: list[str] = []
     if facts.device is Device.CUDA and find_spec("bitsandbytes") is None:
         notes.append("`pip install lorawright[quantization]` adds 8-bit Adam and QLoRA")
-    if facts.device is Device.CUDA and varlen.broken_flash_attn():
+    if facts.device is Device.CUDA and attention.broken_flash_attn():
         notes.append("flash_attn is installed and cannot be imported; PyTorch's attention is used")
     elif facts.device is Device.CUDA and find_spec("flash_attn") is None:
         notes.append("FlashAttention is not installed; PyTorch's attention is used")

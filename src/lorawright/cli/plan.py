@@ -9,9 +9,12 @@ import typer
 from lorawright.cli.options import ConfigFile, Json, Overrides
 
 if TYPE_CHECKING:
+    from lorawright.cli.progress import RowCounter
     from lorawright.config import Config
     from lorawright.plan.estimate import Times
-    from lorawright.plan.ready import Ready, Totals
+    from lorawright.plan.run_plan import RunPlan
+    from lorawright.plan.workload import Totals
+    from lorawright.run.events import Event
 
 
 def plan(
@@ -30,50 +33,56 @@ def plan(
 
     settings = load(config, set_ or []).config
     quiet()
-    from lorawright.plan import ready as stage
-    from lorawright.run.events import Screen
+    from lorawright.plan import run_plan, workload
 
     with RowCounter(quiet=json) as progress:
-        screen = Screen()
-        screen.rows = progress  # type: ignore[method-assign] # one callback, no class needed
-        screen.warn = console.warn  # type: ignore[method-assign]
-        ready = stage.get_ready(settings, screen)
-    totals = stage.totals(ready.plan)
-    times, peak = _cost(settings, ready, totals, probe=probe)
+        found = run_plan.make(settings, lambda event: _show(event, progress))
+    totals = workload.totals(found.steps)
+    times, peak = _cost(settings, found, totals, probe=probe)
     if json:
-        console.print_json(_facts(ready, totals, times, peak, probe=probe))
+        console.print_json(_facts(found, totals, times, peak, probe=probe))
     else:
-        _print(ready, totals, times, peak, probe=probe)
+        _print(found, totals, times, peak, probe=probe)
+
+
+def _show(event: Event, progress: RowCounter) -> None:
+    from lorawright.cli import console
+    from lorawright.run.events import Noted, RowsRead
+
+    if isinstance(event, RowsRead):
+        progress(event.num_rows)
+    elif isinstance(event, Noted) and event.is_warning:
+        console.warn(event.text)
 
 
 def _cost(
-    settings: Config, ready: Ready, totals: Totals, *, probe: bool
+    settings: Config, plan: RunPlan, totals: Totals, *, probe: bool
 ) -> tuple[Times | None, int | None]:
     """Seconds and bytes: estimated, or measured by the run's first steps."""
-    from lorawright.plan.ready import estimate_times
+    from lorawright.plan import workload
 
-    times = estimate_times(ready, totals.num_computed_tokens, totals.num_trained_tokens)
+    times = workload.times(plan, totals.num_computed_tokens, totals.num_trained_tokens)
     if probe:
         from lorawright.plan.estimate import Times
         from lorawright.training import probe as measuring
 
-        measured = measuring.run(settings, ready, totals)
+        measured = measuring.run(settings, plan, totals)
         if times is None:
             return Times(measured.seconds, 0.0, 0), measured.peak_memory_bytes
         factor = measured.seconds / times.steps
         scaled = Times(measured.seconds, times.evaluation * factor, times.num_evaluations)
         return scaled, measured.peak_memory_bytes
-    memory = ready.resolved.memory
+    memory = plan.settings.memory
     return times, None if memory is None else memory.total
 
 
 def _facts(
-    ready: Ready, totals: Totals, times: Times | None, peak: int | None, *, probe: bool
+    plan: RunPlan, totals: Totals, times: Times | None, peak: int | None, *, probe: bool
 ) -> dict[str, object]:
     return {
-        "num_steps": len(ready.plan),
-        "num_epochs": ready.config.training.epochs,
-        "num_chats": len(ready.prepared.train),
+        "num_steps": len(plan.steps),
+        "num_epochs": plan.config.training.epochs,
+        "num_chats": len(plan.chats.train),
         "num_tokens": totals.num_tokens,
         "num_trained_tokens": totals.num_trained_tokens,
         "num_computed_tokens": totals.num_computed_tokens,
@@ -84,23 +93,23 @@ def _facts(
         "num_evaluations": None if times is None else times.num_evaluations,
         "evaluation_seconds": None if times is None else times.evaluations,
         "probed": probe,
-        "derived": ready.resolved.reasons,
+        "derived": plan.settings.reasons,
     }
 
 
-def _schedule(ready: Ready) -> str:
+def _schedule(plan: RunPlan) -> str:
     """How the learning rate goes, and that a warm-up begins with a step that changes nothing."""
     from lorawright.config import schedules
 
-    training = ready.config.training
+    training = plan.config.training
     given = training.trl.get("lr_scheduler_kwargs", {})
     num_steps, from_zero = schedules.warmup(
-        training.schedule, training.warmup_ratio, len(ready.plan), given
+        training.schedule, training.warmup_ratio, len(plan.steps), given
     )
     text = f"{training.schedule}, highest learning rate {training.learning_rate:g}"
     if num_steps == 0:
         return text
-    text = f"{text}, warm-up {num_steps} of {len(ready.plan)} steps"
+    text = f"{text}, warm-up {num_steps} of {len(plan.steps)} steps"
     return f"{text}; step 1 has learning rate 0" if from_zero else text
 
 
@@ -115,7 +124,7 @@ def _of_it(times: Times) -> str:
 
 
 def _print(
-    ready: Ready, totals: Totals, times: Times | None, peak: int | None, *, probe: bool
+    plan: RunPlan, totals: Totals, times: Times | None, peak: int | None, *, probe: bool
 ) -> None:
     from lorawright.cli import console
     from lorawright.i18n.catalogue import translate
@@ -124,15 +133,15 @@ def _print(
     number, about = console.number, "" if totals.exact else translate("about ")
     num_tokens, num_computed = totals.num_tokens, totals.num_computed_tokens
     saved, share = num_tokens - num_computed, totals.num_trained_tokens / num_tokens
-    out.print(f"steps      {number(len(ready.plan))} of {ready.plan.batch_size} chats")
-    out.print(f"schedule   {_schedule(ready)}")
+    out.print(f"steps      {number(len(plan.steps))} of {plan.steps.batch_size} chats")
+    out.print(f"schedule   {_schedule(plan)}")
     out.print(f"passes     {about}{number(totals.num_passes)}, no padding")
     out.print(f"tokens     {about}{number(num_tokens)}, {share:.0%} trained")
     out.print(
         f"prefixes   {about}{number(num_computed)} tokens computed, {number(saved)} "
         f"({saved / num_tokens:.0%}) saved by what chats of a step begin with"
     )
-    memory = ready.resolved.memory
+    memory = plan.settings.memory
     if probe and peak is not None:
         out.print(f"memory     {peak / 1e9:.1f} GB, measured")
     elif memory is not None:
@@ -142,13 +151,13 @@ def _print(
             f"libraries {memory.runtime / 1e9:.1f}, adapter {memory.adapter / 1e9:.1f}"
         )
     if times is not None:
-        time, name = console.duration(times.total), ready.resolved.hardware.name
+        time, name = console.duration(times.total), plan.settings.hardware.name
         text = f"time       about {time}, by the first steps"
         if not probe:
             text = f"time       about {time} on {name}"
         out.print(translate(text) + translate(_of_it(times)))
-    for key, reason in ready.resolved.reasons.items():
+    for key, reason in plan.settings.reasons.items():
         section, _, name = key.partition(".")
-        value = getattr(getattr(ready.config, section), name)
+        value = getattr(getattr(plan.config, section), name)
         out.print(f"{key}: {value}", end="  ")
         out.print(f"({translate(reason)})", style="dim")

@@ -37,7 +37,7 @@ def quickstart(
         result = train.run(
             load(config).config,
             start=train.Start.OVERWRITE,
-            screen=screen,
+            tell=screen,
             source=config,
             command=resume_command(str(config), []),
         )

@@ -1,4 +1,4 @@
-"""What `train` shows: what was derived, the bar, notes; all on stderr."""
+"""Events of a run → what `train` shows: what was derived, the bar, notes; all on stderr."""
 
 from __future__ import annotations
 
@@ -7,18 +7,28 @@ from typing import Self
 
 from lorawright.cli import console
 from lorawright.cli.progress import RowCounter, StepBar
-from lorawright.dataset.prepare import Prepared
-from lorawright.hardware import Device
 from lorawright.i18n.catalogue import translate
-from lorawright.model.load import Trainable
-from lorawright.plan.settings import Resolved
-from lorawright.plan.steps import Plan
-from lorawright.run.events import Screen, TimesOf
-from lorawright.run.records import StepRecord
+from lorawright.run.events import (
+    ChatsPrepared,
+    EvaluationProgressed,
+    Event,
+    MetricsLogged,
+    Noted,
+    RowsRead,
+    RunPlanned,
+    StepFinished,
+    StopRequested,
+    TrainingEnded,
+    TrainingStarted,
+)
 
 
-class TrainScreen(Screen):
-    """Implements `Screen` for the terminal; use as a context manager."""
+class TrainScreen:
+    """Takes the events of a run; use as a context manager.
+
+    Args:
+        quiet: Shows warnings and the answer to a signal only.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -37,53 +47,62 @@ class TrainScreen(Screen):
         trace: TracebackType | None,
     ) -> None:
         self._stop_rows()
-        self.end()
+        self._stop_bar()
 
-    def _stop_rows(self) -> None:
-        if self._rows is not None:
-            self._rows.__exit__(None, None, None)
-            self._rows = None
+    def __call__(self, event: Event) -> None:
+        """Shows an event."""
+        match event:
+            case StopRequested():
+                self._answer_signal()
+            case Noted(text, is_warning=True):
+                console.warn(text)
+            case RowsRead(num_rows):
+                if self._rows is not None:
+                    self._rows(num_rows)
+            case ChatsPrepared(problems):
+                self._stop_rows()
+                if not self._quiet:
+                    console.print_problems(problems)
+            case _ if not self._quiet:
+                self._show(event)
 
-    def rows(self, num_rows: int) -> None:
-        if self._rows is not None:
-            self._rows(num_rows)
+    def _show(self, event: Event) -> None:
+        match event:
+            case RunPlanned():
+                self._show_plan(event)
+            case TrainingStarted():
+                self._start_bar(event)
+            case StepFinished() if self._bar is not None:
+                self._bar.step(event.number, event.num_tokens, event.seconds)
+            case EvaluationProgressed(num_done, num_all) if self._bar is not None:
+                self._bar.evaluating(num_done, num_all)
+            case MetricsLogged(line) if self._bar is not None:
+                self._bar.line(line)
+            case Noted(text):
+                self._tell(text)
+            case TrainingEnded():
+                self._stop_bar()
 
-    def prepared(self, prepared: Prepared) -> None:
-        self._stop_rows()
-        if not self._quiet:
-            console.print_problems(prepared.problems)
-
-    def planned(self, resolved: Resolved, plan: Plan, times: TimesOf) -> None:
-        if self._quiet:
-            return
-        self._tell(_steps(resolved, plan, times))
-        memory = resolved.memory
-        if memory is not None:
-            console.note(f"  memory: about {memory.total / 1e9:.1f} GB at its peak")
-        if resolved.reasons:
-            console.note(f"  {_settled(resolved)}")
-            own = f"{resolved.config.training.output}/config.yaml"
+    def _show_plan(self, plan: RunPlanned) -> None:
+        self._tell(_steps(plan))
+        if plan.memory_bytes is not None:
+            console.note(f"  memory: about {plan.memory_bytes / 1e9:.1f} GB at its peak")
+        if plan.settings:
+            settled = ", ".join(f"{name} {value}" for name, value in plan.settings.items())
+            console.note(f"  {settled}")
+            own = f"{plan.output}/config.yaml"
             console.note(f"  why: {own}, or `lorawright plan CONFIG`")
 
-    def begin(self, plan: Plan, trainable: Trainable, first_step: int) -> None:
-        if self._quiet:
-            return
-        share = trainable.num_trainable / trainable.num_total
+    def _start_bar(self, started: TrainingStarted) -> None:
+        share = started.num_trainable_parameters / started.num_parameters
         console.note(
-            f"adapter: {console.number(trainable.num_trainable)} of "
-            f"{console.number(trainable.num_total)} parameters ({share:.2%})"
+            f"adapter: {console.number(started.num_trainable_parameters)} of "
+            f"{console.number(started.num_parameters)} parameters ({share:.2%})"
         )
-        self._bar = StepBar(plan.num_steps, first_step)
+        self._bar = StepBar(started.num_steps, started.first_step)
 
-    def step(self, number: int, record: StepRecord) -> None:
-        if self._bar is not None:
-            self._bar.step(number, record.num_tokens, record.seconds)
-
-    def evaluating(self, num_done: int, num_all: int) -> None:
-        if self._bar is not None:
-            self._bar.evaluating(num_done, num_all)
-
-    def stopping(self) -> None:
+    def _answer_signal(self) -> None:
+        """From another thread."""
         if self._bar is not None and self._bar.evaluates:
             text = translate(
                 "stopping after this pass of the evaluation, then saving; Ctrl-C again stops now"
@@ -99,48 +118,25 @@ class TrainScreen(Screen):
         else:
             console.err().print(text, markup=False)
 
-    def line(self, line: dict[str, float]) -> None:
-        if self._bar is not None:
-            self._bar.line(line)
+    def _stop_rows(self) -> None:
+        if self._rows is not None:
+            self._rows.__exit__(None, None, None)
+            self._rows = None
 
-    def note(self, text: str) -> None:
-        if not self._quiet:
-            self._tell(text)
-
-    def warn(self, text: str) -> None:
-        console.warn(text)
-
-    def end(self) -> None:
+    def _stop_bar(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
 
-def _settled(resolved: Resolved) -> str:
-    """`optimizer adamw_torch_fused, tokens_per_pass 2048`: what `auto` has become."""
-    parts = []
-    for key in resolved.reasons:
-        section, _, name = key.partition(".")
-        parts.append(f"{name} {getattr(getattr(resolved.config, section), name)}")
-    return ", ".join(parts)
-
-
-def _steps(resolved: Resolved, plan: Plan, times: TimesOf) -> str:
+def _steps(plan: RunPlanned) -> str:
     """`120 steps of 8 chats, epochs: 3; about 12 min, 2 min of it evaluation`."""
-    num, size, epochs = (
-        console.number(plan.num_steps),
-        plan.batch_size,
-        resolved.config.training.epochs,
-    )
+    num, size, epochs = console.number(plan.num_steps), plan.batch_size, plan.epochs
     text = translate(f"{num} steps of {size} chats, epochs: {epochs}")
-    launched = resolved.config.distributed.num_processes != 1
-    if launched and resolved.hardware.device is not Device.CPU:
-        return text  # the launcher takes no memory of the GPUs that its processes need
-    expected = times()
-    if expected is None:
+    if plan.seconds is None:
         return text
-    whole = console.duration(expected.total)
-    if expected.evaluations < 0.5:  # shown as 0 s
+    whole = console.duration(plan.seconds)
+    if plan.evaluation_seconds < 0.5:  # shown as 0 s
         return translate(f"{text}; about {whole}")
-    evaluations = console.duration(expected.evaluations)
+    evaluations = console.duration(plan.evaluation_seconds)
     return translate(f"{text}; about {whole}, {evaluations} of it evaluation")

@@ -74,7 +74,7 @@ def train(
             console.out().print(str(job), markup=False)
             return
         again = resume_command(config, overrides)
-        result = stage.run(settings, start=start, screen=screen, source=Path(config), command=again)
+        result = stage.run(settings, start=start, tell=screen, source=Path(config), command=again)
     if json:
         console.print_json(_as_json(result))
     elif result.stopped_by is None:
@@ -174,19 +174,20 @@ def _dry_run(command: list[str], settings: object, json: bool) -> None:
     """The resolved config, TRL's and PEFT's, and the command; nothing is loaded or written."""
     from lorawright.cli import console
     from lorawright.config import Config
-    from lorawright.run.events import Screen
+    from lorawright.plan import run_plan
+    from lorawright.run.events import silent
     from lorawright.run.folder import dump_config
     from lorawright.training import train as stage
 
     assert isinstance(settings, Config)
-    ready = stage.get_ready(settings, Screen())
-    facts = stage.describe(ready, command)
+    plan = run_plan.make(settings, silent)
+    facts = stage.describe(plan, command)
     if json:
         console.print_json(facts)
         return
     out = console.out()
-    out.print(dump_config(ready.config, ready.resolved.reasons), markup=False, end="")
-    out.print(f"# {ready.plan.num_steps} steps", markup=False)
+    out.print(dump_config(plan.config, plan.settings.reasons), markup=False, end="")
+    out.print(f"# {plan.steps.num_steps} steps", markup=False)
     for name, text in facts["launch"]["files"].items():
         out.print(f"\n# {name}\n{text}", markup=False, end="")
     out.print(f"# command: {shlex.join(facts['launch']['command'])}", markup=False)

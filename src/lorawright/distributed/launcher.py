@@ -38,9 +38,7 @@ def write_files(plan: RunPlan, folder: RunFolder) -> Path:
     return place
 
 
-def run(
-    plan: RunPlan, folder: RunFolder, stop: Stop, tell: Tell
-) -> int | None:
+def run(plan: RunPlan, folder: RunFolder, stop: Stop, tell: Tell) -> int | None:
     """Trains in the processes of this machine.
 
     Args:

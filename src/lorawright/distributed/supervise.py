@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from lorawright.distributed import control
 from lorawright.distributed.control import Beat, End
@@ -51,9 +51,7 @@ class Watched:
     several_machines: bool
 
 
-def run(
-    command: list[str], watched: Watched, stop: Stop, tell: Tell
-) -> list[End]:
+def run(command: list[str], watched: Watched, stop: Stop, tell: Tell) -> list[End]:
     """Starts all processes and returns when they have ended.
 
     Args:

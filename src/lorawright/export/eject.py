@@ -22,12 +22,14 @@ from lorawright import data, masks
 from lorawright.config.schema import Config, Quantization
 from lorawright.dataset.store import ChatStore
 from lorawright.errors import ConfigError, RunFolderError
-from lorawright.plan.settings import Resolved
+from lorawright.plan import run_plan
+from lorawright.plan.run_plan import RunPlan
+from lorawright.plan.settings import Settings
 from lorawright.run import owned
 from lorawright.run.environment import installed_versions
+from lorawright.run.events import silent
 from lorawright.run.owned import Kind, Marker
-from lorawright.training import adapter, failures, train
-from lorawright.training.train import Ready
+from lorawright.training import artifacts, failures, train
 from lorawright.types import Conversation, EncodedChat, Split
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
@@ -75,32 +77,32 @@ def eject(config: Config, source: str, folder: Path) -> Ejected:
     empty = folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
     if os.path.lexists(folder) and not empty:
         raise RunFolderError("is not empty", where=str(folder), hint="name another: `--out DIR`")
-    ready = train.get_ready(config, train.Screen())
-    _refuse_uneven(ready.config)
-    tokenizer = masks.load(ready.model_folder, ready.config.model.name)
+    plan = run_plan.make(config, silent)
+    _refuse_uneven(plan.config)
+    tokenizer = plan.tokenizer
     template = masks.tagged(tokenizer, masks.learn(tokenizer))
-    reason = _first_difference(ready, template)
+    reason = _first_difference(plan, template)
     form = Form.CHATS if reason is None else Form.IDS
-    launch: dict[str, str] = train.describe(ready, [])["launch"]["files"]
+    launch: dict[str, str] = train.describe(plan, [])["launch"]["files"]
     command = _command(launch)
     texts = {
         **launch,
         **({TEMPLATE: template} if form is Form.CHATS else {}),
-        "train.py": _script(ready, source, form, command),
-        "requirements.txt": _requirements(ready.config),
+        "train.py": _script(plan, source, form, command),
+        "requirements.txt": _requirements(plan.config),
     }
     with failures.unwritable(folder):
-        _write(ready, form, texts, folder)
+        _write(plan, form, texts, folder)
     names = tuple(sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()))
     return Ejected(folder, command, form, reason, names)
 
 
-def _write(ready: Ready, form: Form, texts: dict[str, str], folder: Path) -> None:
+def _write(plan: RunPlan, form: Form, texts: dict[str, str], folder: Path) -> None:
     """The folder's files, all of them or none."""
-    data_names = [f"data/{split}.jsonl" for split in _splits(ready)]
+    data_names = [f"data/{split}.jsonl" for split in _splits(plan)]
     work = owned.begin_work(folder, Marker(Kind.SCRIPT, (*data_names, *texts)))
     try:
-        _write_data(ready, form, work / "data")
+        _write_data(plan, form, work / "data")
         for name, text in texts.items():
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             (work / name).write_text(text, encoding="utf-8")
@@ -122,12 +124,12 @@ def _refuse_uneven(config: Config) -> None:
         )
 
 
-def _pairs(ready: Ready, split: Split) -> Iterator[tuple[Conversation, EncodedChat]]:
+def _pairs(plan: RunPlan, split: Split) -> Iterator[tuple[Conversation, EncodedChat]]:
     """Chats as read beside the same as encoded, in the store's order."""
-    store = ready.prepared.train if split is Split.TRAIN else ready.prepared.eval
+    store = plan.chats.train if split is Split.TRAIN else plan.chats.eval
     encoded = iter(store or ())
     waiting = next(encoded, None)
-    for item in data.Reader(ready.config.data):
+    for item in data.Reader(plan.config.data):
         if waiting is None:
             return
         same = isinstance(item, Conversation) and (item.split, item.file, item.line) == (
@@ -140,15 +142,15 @@ def _pairs(ready: Ready, split: Split) -> Iterator[tuple[Conversation, EncodedCh
             waiting = next(encoded, None)
 
 
-def _first_difference(ready: Ready, template: str) -> str | None:
+def _first_difference(plan: RunPlan, template: str) -> str | None:
     """Where the script's own encoding would differ from what lorawright trains; None: nowhere."""
     from lorawright.model.load import load_tokenizer
 
-    settings = ready.config.model
-    theirs = load_tokenizer(ready.model_folder, trust_remote_code=settings.trust_remote_code)
-    for split in _splits(ready):
+    settings = plan.config.model
+    theirs = load_tokenizer(plan.tokenizer_folder, trust_remote_code=settings.trust_remote_code)
+    for split in _splits(plan):
         num_seen = 0
-        for conversation, encoded in _pairs(ready, split):
+        for conversation, encoded in _pairs(plan, split):
             num_seen += 1
             row = _row(conversation)
             try:
@@ -167,17 +169,17 @@ def _first_difference(ready: Ready, template: str) -> str | None:
                 return (
                     f"{conversation.where} is trained elsewhere (`data.train_on`, `train: false`)"
                 )
-        if num_seen != len(_store(ready, split)):
+        if num_seen != len(_store(plan, split)):
             return "the rows are not read in the order they are trained in"
     return None
 
 
-def _splits(ready: Ready) -> list[Split]:
-    return [Split.TRAIN] if ready.prepared.eval is None else [Split.TRAIN, Split.EVAL]
+def _splits(plan: RunPlan) -> list[Split]:
+    return [Split.TRAIN] if plan.chats.eval is None else [Split.TRAIN, Split.EVAL]
 
 
-def _store(ready: Ready, split: Split) -> ChatStore:
-    store = ready.prepared.train if split is Split.TRAIN else ready.prepared.eval
+def _store(plan: RunPlan, split: Split) -> ChatStore:
+    store = plan.chats.train if split is Split.TRAIN else plan.chats.eval
     assert store is not None
     return store
 
@@ -189,14 +191,14 @@ def _row(conversation: Conversation) -> dict[str, Any]:
     return row
 
 
-def _write_data(ready: Ready, form: Form, folder: Path) -> None:
+def _write_data(plan: RunPlan, form: Form, folder: Path) -> None:
     folder.mkdir(parents=True)
-    for split in _splits(ready):
+    for split in _splits(plan):
         with open(folder / f"{split}.jsonl", "wb") as file:
             if form is Form.CHATS:
-                rows = (_row(conversation) for conversation, _ in _pairs(ready, split))
+                rows = (_row(conversation) for conversation, _ in _pairs(plan, split))
             else:
-                rows = (_labelled(encoded) for encoded in _store(ready, split))
+                rows = (_labelled(encoded) for encoded in _store(plan, split))
             file.writelines(orjson.dumps(row) + b"\n" for row in rows)
 
 
@@ -212,8 +214,8 @@ def _command(launch: dict[str, str]) -> str:
     return f"accelerate launch --config_file {accelerate} train.py"
 
 
-def _script(ready: Ready, source: str, form: Form, command: str) -> str:
-    config = ready.config
+def _script(plan: RunPlan, source: str, form: Form, command: str) -> str:
+    config = plan.config
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lorawright", "assets/eject"),
         undefined=jinja2.StrictUndefined,
@@ -222,13 +224,13 @@ def _script(ready: Ready, source: str, form: Form, command: str) -> str:
         autoescape=False,  # a Python script; values go through repr
     )
     environment.filters["repr"] = _literal
-    num_chats = len(ready.prepared.train)
+    num_chats = len(plan.chats.train)
     return environment.get_template("train.py.jinja").render(
         source=Path(source).name,
         command=command,
         form=str(form),
         model={**config.model.model_dump(mode="json"), "name": _plain(config.model.name)},
-        base=adapter.base_name(config.model.name),
+        base=artifacts.base_name(config.model.name),
         quantization=_quantization(config),
         data_seed=config.data.seed,
         seed=config.training.seed,
@@ -236,8 +238,8 @@ def _script(ready: Ready, source: str, form: Form, command: str) -> str:
         batch_size=config.training.batch_size,
         num_chats=num_chats,
         uneven=num_chats % config.training.batch_size and config.training.epochs > 1,
-        evaluates=ready.prepared.eval is not None,
-        sft=_sft(ready.resolved, evaluates=ready.prepared.eval is not None),
+        evaluates=plan.chats.eval is not None,
+        sft=_sft(plan.settings, evaluates=plan.chats.eval is not None),
         lora=_lora(config),
     )
 
@@ -259,9 +261,9 @@ def _plain(name: str) -> str:
     return name.replace("\\", "/").replace('"', "'")
 
 
-def _sft(resolved: Resolved, *, evaluates: bool) -> dict[str, Any]:
+def _sft(settings: Settings, *, evaluates: bool) -> dict[str, Any]:
     """SFTConfig's fields, all numbers settled."""
-    config, training = resolved.config, resolved.config.training
+    config, training = settings.config, settings.config.training
     processes = config.distributed.num_processes
     assert isinstance(processes, int)
     fields: dict[str, Any] = {
@@ -287,7 +289,7 @@ def _sft(resolved: Resolved, *, evaluates: bool) -> dict[str, Any]:
         "seed": training.seed,
         "bf16": config.model.dtype == "bfloat16",
         "fp16": config.model.dtype == "float16",
-        "use_cpu": resolved.hardware.device == "cpu",
+        "use_cpu": settings.hardware.device == "cpu",
         "max_length": None,
         "dataset_kwargs": {"skip_prepare_dataset": True},
     }

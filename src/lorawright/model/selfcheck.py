@@ -22,9 +22,9 @@ from lorawright.errors import ModelError
 from lorawright.model import attention
 from lorawright.model import loss as head
 from lorawright.model.attention import WAY_OUT, PassShape
-from lorawright.plan.attention import PACKED
 from lorawright.model.load import evaluation_mode
 from lorawright.model.loss import Loss
+from lorawright.plan.attention import PACKED
 
 COMMON, BRANCH = 16, 12  # tokens of a common beginning, and of what follows it in each chat
 FIRST = 5  # tokens of a chat that a leak from the chat before it reaches first

@@ -103,9 +103,7 @@ class RunPlan:
             ModelError: It cannot be found.
         """
         wanted = self.config.model
-        folder = hub.model_folder(
-            wanted.name, wanted.revision, with_code=wanted.trust_remote_code
-        )
+        folder = hub.model_folder(wanted.name, wanted.revision, with_code=wanted.trust_remote_code)
         identity = {
             "model": wanted.model_dump(mode="json"),
             "base_weights": hub.weights_digest(folder),

@@ -9,6 +9,7 @@ from lorawright.errors import RunFolderError
 from lorawright.run import checkpoint
 from lorawright.run.folder import RunFolder
 
+
 def find(
     folder: RunFolder, wanted: dict[str, Any], *, anyway: bool
 ) -> tuple[Path | None, list[str]]:

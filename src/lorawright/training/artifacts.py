@@ -1,8 +1,8 @@
 """What a run writes for people and other programs: facts before the first step, adapter, report.
 
-    config.yaml  environment.json  certificate.json  plan.json  rows.json     begin
-    adapter/                                                                  save_adapter
-    result.json  report.html                                                  end
+config.yaml  environment.json  certificate.json  plan.json  rows.json     begin
+adapter/                                                                  save_adapter
+result.json  report.html                                                  end
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from lorawright.dataset.store import ChatStore
 from lorawright.model import attention
 from lorawright.model.attention import PassShape, Prefixes, SharedKeys
+from lorawright.plan.attention import PACKED
 from lorawright.plan.packing import Pass, PassKind
 from lorawright.plan.prefixes import Tree
 from lorawright.plan.steps import Plan, Step

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from lorawright.config.schema import Config
 from lorawright.distributed import launch_files
 from lorawright.plan import estimate
-from lorawright.plan.ready import Ready, Totals
+from lorawright.plan.run_plan import RunPlan
+from lorawright.plan.workload import Totals
 from lorawright.training import train
 
 NUM_STEPS = 3
@@ -36,15 +37,15 @@ class Probe:
     num_steps: int
 
 
-def run(config: Config, ready: Ready, totals: Totals) -> Probe:
+def run(config: Config, plan: RunPlan, totals: Totals) -> Probe:
     """Trains the first steps of a plan, and reckons the rest from them.
 
     Args:
         config: As written.
-        ready: The same, settled.
-        totals: Of its plan.
+        plan: The same, settled.
+        totals: Of its steps.
     """
-    num_measured = min(NUM_STEPS, ready.plan.num_steps)
+    num_measured = min(NUM_STEPS, plan.steps.num_steps)
     with tempfile.TemporaryDirectory() as folder:
         training = {
             "output": folder + "/run",
@@ -61,32 +62,32 @@ def run(config: Config, ready: Ready, totals: Totals) -> Probe:
         result = train.run(short)
         lines = [line for line in result.folder.read_metrics() if "loss" in line]
     first = 1 if num_measured > 1 else 0
-    measured = [ready.plan[number] for number in range(first, num_measured)]
+    measured = [plan.steps[number] for number in range(first, num_measured)]
     seconds = sum(line["seconds"] for line in lines[first:])
-    work = sum(_work(ready, s.num_computed_tokens, s.num_trained_tokens) for s in measured)
-    whole = _work(ready, totals.num_computed_tokens, totals.num_trained_tokens)
-    peak = launch_files.peak_memory_bytes(ready.config)
-    scaled = None if peak is None else _scaled(peak, ready, totals)
+    work = sum(_work(plan, s.num_computed_tokens, s.num_trained_tokens) for s in measured)
+    whole = _work(plan, totals.num_computed_tokens, totals.num_trained_tokens)
+    peak = launch_files.peak_memory_bytes(plan.config)
+    scaled = None if peak is None else _scaled(peak, plan, totals)
     return Probe(seconds * whole / work, scaled, num_measured)
 
 
-def _work(ready: Ready, num_computed_tokens: int, num_trained_tokens: int) -> float:
+def _work(plan: RunPlan, num_computed_tokens: int, num_trained_tokens: int) -> float:
     """Products of matrices, or tokens where the model's sizes are unknown."""
-    shape = estimate.read_shape(ready.model_folder)
+    shape = estimate.read_shape(plan.tokenizer_folder)
     if shape is None:
         return float(num_computed_tokens)
     return estimate.product_flops(
         shape,
         num_tokens=num_computed_tokens,
         num_trained_tokens=num_trained_tokens,
-        checkpointing=ready.config.training.gradient_checkpointing is True,
+        checkpointing=plan.config.training.gradient_checkpointing is True,
     )
 
 
-def _scaled(peak: int, ready: Ready, totals: Totals) -> int:
+def _scaled(peak: int, plan: RunPlan, totals: Totals) -> int:
     """The measured peak, and activations for what the plan's largest pass has beyond theirs."""
-    memory = ready.resolved.memory
-    first = (ready.plan[number] for number in range(min(NUM_STEPS, ready.plan.num_steps)))
+    memory = plan.settings.memory
+    first = (plan.steps[number] for number in range(min(NUM_STEPS, plan.steps.num_steps)))
     seen = max(one.num_tokens for step in first for rank in step.passes for one in rank)
     if memory is None or totals.largest_pass <= seen:
         return peak

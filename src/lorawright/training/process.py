@@ -1,6 +1,6 @@
 """Run plan → trained adapter, in this process: alone, or as one of several.
 
-    base ─► adapter on it ─► trainer ─► steps, evaluations, checkpoints ─► adapter/
+base ─► adapter on it ─► trainer ─► steps, evaluations, checkpoints ─► adapter/
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 from lorawright import masks
 from lorawright.config.schema import Strategy
-from lorawright.distributed import agreement, group as processes
+from lorawright.distributed import agreement
+from lorawright.distributed import group as processes
 from lorawright.distributed.control import Pulse
 from lorawright.distributed.group import ALONE, Group
 from lorawright.distributed.signals import Stop, stop_on_signals
@@ -110,9 +111,7 @@ def train_rank(plan: RunPlan, tell: Tell, pulse: Pulse | None) -> int | None:
     return stopped_by
 
 
-def train(
-    process: Process, *, overwrite: bool = False, pulse: Pulse | None = None
-) -> int | None:
+def train(process: Process, *, overwrite: bool = False, pulse: Pulse | None = None) -> int | None:
     """Trains, and writes the adapter.
 
     Args:
@@ -150,7 +149,9 @@ def train(
             trainer.train(resume_from_checkpoint=plan.resume_from and str(plan.resume_from))
         process.tell(TrainingEnded())
         if trainer.cut_short or trainer.state.global_step < len(plan.steps):
-            return group.highest(process.stop.number or 0) or None
+            stopped_by = group.highest(process.stop.number or 0)
+            assert stopped_by, "only a signal ends a run before its last step"
+            return stopped_by
         artifacts.save_adapter(trainer, plan, folder, group)
     return None
 

@@ -24,6 +24,8 @@ from lorawright.training import artifacts, claim, process
 from lorawright.training.claim import Start
 from lorawright.training.process import Process
 
+__all__ = ["Result", "Start", "describe", "make_plan", "prepare_only", "run"]
+
 
 @dataclass(frozen=True, slots=True)
 class Result:

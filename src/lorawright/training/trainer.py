@@ -21,7 +21,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from lorawright.config import trl_fields
-from lorawright.config.schema import Config, Dtype, Strategy
+from lorawright.config.schema import Config
 from lorawright.dataset.store import ChatStore
 from lorawright.distributed import group
 from lorawright.errors import ConfigError, TrainError
