@@ -134,6 +134,21 @@ def test_torch_stays_unloaded(code: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_no_module_before_model_loads_torch() -> None:
+    """Imports take 2 s of processor time; functions may import it where they need it."""
+    light = [*ROOMS[: ROOMS.index("model")], "cli"]
+    paths = [path.relative_to(SRC.parent) for path in FILES if room(path) in light]
+    names = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in paths]
+    probe = (
+        "import importlib, sys\n"
+        f"for name in {names!r}:\n"
+        "    importlib.import_module(name)\n"
+        "    if 'torch' in sys.modules: sys.exit(name)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 VERBS = (
     "quickstart init recipes check inspect plan train launch_script evaluate merge export chat "
     "report push eject doctor"

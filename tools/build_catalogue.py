@@ -48,6 +48,8 @@ SINKS: dict[str, set[int]] = {
     "print": {0},
     "rule": {0},
     "note": {0},
+    "Noted": {0},
+    "Setting": {1},
     "lead": {1, 2},
     "translate": {0},
     "translate_comments": {0},
@@ -56,6 +58,8 @@ SINKS: dict[str, set[int]] = {
 }
 # Functions and constants that make texts which are data until they are shown.
 ROOTS = (
+    ("plan/run_plan.py", "_memory_warning"),
+    ("plan/strategy.py", "_found"),
     ("plan/architecture.py", "_state"),
     ("plan/architecture.py", "one_chat_a_pass"),
     ("run/checkpoint.py", "NEEDED"),

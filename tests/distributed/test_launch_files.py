@@ -16,7 +16,7 @@ from lorawright.cli import run
 from lorawright.config import Config
 from lorawright.config.schema import DistributedSettings, Strategy
 from lorawright.distributed import launch_files, scripts
-from lorawright.distributed.scripts import Flavour
+from lorawright.distributed.scripts import Scheduler
 from lorawright.errors import ConfigError
 from lorawright.hardware import Device, Hardware
 from lorawright.plan import strategy
@@ -148,13 +148,13 @@ def test_dry_run_prints_files_and_command(
     assert "# command: accelerate launch" in text and '"stage": 2' in text
 
 
-@pytest.mark.parametrize("flavour", list(Flavour))
-def test_scripts_are_shell(flavour: Flavour, make_config: MakeConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheduler", list(Scheduler))
+def test_scripts_are_shell(scheduler: Scheduler, make_config: MakeConfig, tmp_path: Path) -> None:
     """Quotes in a path and in an override survive; the shell finds no fault."""
     config = with_processes(make_config(), num_machines=2)
     overrides = ["data.train=it's here.jsonl"]
-    text = scripts.write(flavour, config, "my runs/c.yaml", overrides, 8)
-    if flavour is Flavour.SKYPILOT:
+    text = scripts.write(scheduler, config, "my runs/c.yaml", overrides, 8)
+    if scheduler is Scheduler.SKYPILOT:
         task = yaml.safe_load(text)
         assert task["num_nodes"] == 2
         text = task["run"]
@@ -175,7 +175,7 @@ def test_scripts_are_shell(flavour: Flavour, make_config: MakeConfig, tmp_path: 
 def test_slurm_script_has_what_clusters_ask_for(make_config: MakeConfig) -> None:
     """Options stand before the first command, else sbatch passes over them; examples are off."""
     config = with_processes(make_config(), num_machines=2)
-    text = scripts.write(Flavour.SLURM, config, "c.yaml", [], 8)
+    text = scripts.write(Scheduler.SLURM, config, "c.yaml", [], 8)
     lines = text.splitlines()
     first = next(i for i, line in enumerate(lines) if line and not line.startswith("#"))
     assert not any("SBATCH" in line for line in lines[first:])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from lorawright.cli import console
-from lorawright.inference.generate import Sampling, Talker
+
+if TYPE_CHECKING:
+    from lorawright.inference.generate import Sampling, Talker
 
 HELP = """\
 /retry        answer the last question again (another sample, if temperature is above 0)

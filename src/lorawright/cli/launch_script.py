@@ -24,11 +24,11 @@ def launch_script(
     """Print a script that runs a config on several machines."""
     from lorawright.cli import console
     from lorawright.config import load
-    from lorawright.distributed.scripts import Flavour, write
+    from lorawright.distributed.scripts import Scheduler, write
     from lorawright.errors import ConfigError
 
-    asked = {Flavour.SLURM: slurm, Flavour.SKYPILOT: skypilot, Flavour.TORCHRUN: torchrun}
-    chosen = [flavour for flavour, is_asked in asked.items() if is_asked]
+    asked = {Scheduler.SLURM: slurm, Scheduler.SKYPILOT: skypilot, Scheduler.TORCHRUN: torchrun}
+    chosen = [scheduler for scheduler, is_asked in asked.items() if is_asked]
     if len(chosen) != 1:
         raise ConfigError(
             f"{len(chosen)} kinds of script are asked for, expected one",

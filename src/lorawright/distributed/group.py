@@ -1,4 +1,4 @@
-"""One process among others: joining them, agreeing with them, and making sure they are all there.
+"""Settings and environment → this process among the others of a run: joined and agreeing.
 
 `accelerate` goes on alone, without a word, when a launch does not fit its expectations; after
 `check_started` that cannot have happened.

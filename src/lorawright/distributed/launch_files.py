@@ -1,4 +1,4 @@
-"""One config → accelerate's YAML, DeepSpeed's JSON and the command that starts all processes.
+"""Config → accelerate's YAML, DeepSpeed's JSON and the command that starts all processes.
 
     files(config, device, folder)["launch/accelerate.yaml"]
     command(config, folder)       accelerate launch … --module lorawright.training.worker …

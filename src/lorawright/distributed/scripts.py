@@ -1,4 +1,4 @@
-"""One config → a script for several machines, ready to submit or to run.
+"""Config → a script for several machines, ready to submit or to run.
 
 slurm      sbatch script.sh             one `lorawright train` a machine, started by srun
 skypilot   sky launch script.yaml       the same, on rented machines
@@ -13,17 +13,19 @@ from enum import StrEnum
 from lorawright.config.schema import Config
 
 
-class Flavour(StrEnum):
+class Scheduler(StrEnum):
     SLURM = "slurm"
     SKYPILOT = "skypilot"
     TORCHRUN = "torchrun"
 
 
-def write(flavour: Flavour, config: Config, path: str, overrides: list[str], num_gpus: int) -> str:
+def write(
+    scheduler: Scheduler, config: Config, path: str, overrides: list[str], num_gpus: int
+) -> str:
     """The script's text.
 
     Args:
-        flavour: For whom.
+        scheduler: For whom.
         config: As loaded; gives the number of machines and the port.
         path: The config's, as the machines will see it.
         overrides: `--set` options to repeat.
@@ -32,9 +34,9 @@ def write(flavour: Flavour, config: Config, path: str, overrides: list[str], num
     given = " ".join(f"--set {shlex.quote(override)}" for override in overrides)
     train = f"lorawright train {shlex.quote(path)}{' ' + given if given else ''}"
     machines, port = config.distributed.num_machines, config.distributed.main_port
-    if flavour is Flavour.SLURM:
+    if scheduler is Scheduler.SLURM:
         return _slurm(train, machines, port, num_gpus)
-    if flavour is Flavour.SKYPILOT:
+    if scheduler is Scheduler.SKYPILOT:
         return _skypilot(train, machines, port, num_gpus)
     return _torchrun(train, config.training.output, machines, port, num_gpus)
 

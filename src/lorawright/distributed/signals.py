@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks for a checkpoint after the step, the second leaves at once.
+"""Ctrl-C and SIGTERM → a checkpoint after the step; the second signal leaves at once.
 
     signal ─► C's handler ─► pipe ─► listener thread: says so within a moment
                     └─► Python's handler, once the main thread is back from its C call

@@ -1,4 +1,4 @@
-"""What a base's config and class say about how its chats can be computed; no weights are read.
+"""config.json and model class → facts that decide how chats can be computed; no weights.
 
     config.json ─► layers, windows, positions, dropouts, logits
     its class   ─► whether its attention can be exchanged, whether its layers carry state
@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from lorawright.errors import ModelError
 
@@ -85,11 +83,13 @@ class Architecture:
 
 
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """Transformers' config of a model folder.
+    """Transformers' config of a model folder. Imports torch.
 
     Raises:
         ModelError: It is none, or a family that Transformers does not know.
     """
+    from transformers import AutoConfig
+
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (
@@ -156,7 +156,9 @@ def scaled_logits(config: Any) -> str | None:
 
 
 def _class_of(config: Any, *, own_code: bool) -> Any:
-    """The class that will be loaded; None for one that comes with the model."""
+    """The class that will be loaded; None for one that comes with the model. Imports torch."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
     if own_code or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return None
     found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]

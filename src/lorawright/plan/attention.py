@@ -31,14 +31,14 @@ PACKED = (Attention.SEGMENTS, Attention.VARLEN)
 
 
 class VarlenKernel(StrEnum):
-    """Where the kernel for segments of any length comes from; the values are for people.
+    """Where the kernel for segments of any length comes from.
 
     FLASH_ATTN: The package flash_attn.
     PYTORCH: `torch.nn.attention.varlen`.
     """
 
-    FLASH_ATTN = "FlashAttention varlen"
-    PYTORCH = "PyTorch's varlen attention"
+    FLASH_ATTN = "flash_attn"
+    PYTORCH = "pytorch"
 
 
 KERNEL_DTYPES = (Dtype.FLOAT16, Dtype.BFLOAT16)  # of FlashAttention
@@ -87,7 +87,8 @@ def choose(known: Architecture, device: Device, dtype: Dtype, capability: int) -
 def describe(chosen: Attention) -> str:
     """What `choose` has chosen, for people."""
     if chosen is Attention.VARLEN:
-        return str(varlen_kernel())
+        works = varlen_kernel() is VarlenKernel.FLASH_ATTN
+        return "FlashAttention varlen" if works else "PyTorch's varlen attention"
     return "PyTorch's, chat by chat" if chosen is Attention.SEGMENTS else "the model's own"
 
 

@@ -1,4 +1,4 @@
-"""Memory of a training run, estimated from the model's config before anything is loaded.
+"""Sizes of a model → memory and operations of a training step, before anything is loaded.
 
     weights + adapter (weights, gradients, two Adam moments, float32) + activations of one pass
     + the chunk of logits the loss is made from

@@ -1,4 +1,4 @@
-"""How a step is computed: its tree of segments divided over ranks and passes.
+"""Segments of a step → passes, rank by rank: how a step is computed.
 
     all of it fits one pass           [S a b c]
 

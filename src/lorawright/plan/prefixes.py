@@ -1,4 +1,4 @@
-"""Chats that begin alike, as a tree: a shared beginning is computed once a step.
+"""Chats of a step → a prefix tree: a shared beginning is computed once a step.
 
     chat 3   S S S S S a a a            segment 0   S S S S S      chats 3, 5, 8
     chat 5   S S S S S b b              segment 1     a a a        chat 3

@@ -1,4 +1,4 @@
-"""Which chats make which optimizer step, fixed before training.
+"""Chat lengths and a seed → which chats make which optimizer step, fixed before training.
 
     epoch 0   shuffled by (seed, epoch)   7 2 9 4 | 0 8 1 3 | 5 6       B = batch_size = 4
                                           step 0    step 1    step 2    nothing dropped or repeated

@@ -1,4 +1,4 @@
-"""How many processes a run has, and how they divide the work.
+"""Devices and memory → how many processes a run has, and how they divide the work.
 
 none    one process
 ddp     every process holds the model; gradients are averaged

@@ -1,4 +1,4 @@
-"""Whether `lora.target_modules` names layers of the model: known from config.json alone.
+"""config.json and `lora.target_modules` → names that are no layers, found without weights.
 
 Without torch and without weights; for architectures that are not in the table, training itself
 finds out when it has the model.

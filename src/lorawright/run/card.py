@@ -1,4 +1,4 @@
-"""The model card of an adapter: README.md with base, data, settings and results.
+"""Facts of a run → README.md of its adapter: base, data, settings and results.
 
 Text that a user has changed is kept: the last line holds a digest of what was written.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints that are complete or absent.
+"""Checkpoint folders → complete or absent: sealed with sizes and digests, verified when read.
 
     checkpoints/checkpoint-50/   adapter, optimizer, schedule, random states, trainer state
                     COMPLETE.json   written last: every file's size and sha256

@@ -1,4 +1,4 @@
-"""What a run depends on besides its config: versions of packages, the system, the hardware."""
+"""This machine → versions of packages, system and hardware, as a run writes them down."""
 
 from __future__ import annotations
 

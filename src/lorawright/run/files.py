@@ -1,4 +1,4 @@
-"""Files that are whole or absent, also after a power cut: written beside, synced, renamed."""
+"""Bytes → a file that is whole or absent, also after a power cut: written beside, renamed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run folder: what is in it, and when it may be written to.
+"""A path → the run folder: names of its files, when it may be written to and removed.
 
 lorawright.json    says that this is a run     lock.json       while it is trained
 config.yaml        what was run, resolved      metrics.jsonl   a line a logged step

@@ -1,4 +1,4 @@
-"""One process writes into a run folder at a time, on this machine or on another that shares it.
+"""A run folder → held by one process at a time, also where several machines share it.
 
     RUN/lock.json    who holds it, since when, for which verb; touched while it is held
 

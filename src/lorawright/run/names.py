@@ -1,4 +1,4 @@
-"""The names a run writes into its folder; by them a run is removed, and nothing else is."""
+"""Names of the files a run writes; by them a run is removed, and nothing else is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run came to: figures that terminal, report, model card and `--json` share, defined once.
+"""Lines of metrics → the figures that terminal, report, model card and `--json` share.
 
 loss         first logged step → mean over the last 5 % of the logged steps, 1 to 20 of them
 evaluation   first → last; the first is the base's where the run was evaluated before step 1

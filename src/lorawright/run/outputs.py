@@ -1,4 +1,4 @@
-"""Where may be written: not into a place, or over a page, that holds something else."""
+"""An output path → refused where something else than a run of ours stands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files are ours: nothing else is ever removed.
+"""A folder and its marker → the files that were written here; nothing else is ever removed.
 
     lorawright.json    the marker of a folder that we made: its kind, and the names we wrote there
 

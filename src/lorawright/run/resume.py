@@ -1,4 +1,4 @@
-"""Going on with a run: which checkpoint, and whether it belongs to the run that is asked for."""
+"""Run folder and identity of a run → the checkpoint to go on from, or why there is none."""
 
 from __future__ import annotations
 

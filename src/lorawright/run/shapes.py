@@ -1,4 +1,4 @@
-"""The shapes of a run's files, as far as report, model card and push read them.
+"""JSON files of a run → validated shapes, for report, model card and push.
 
 People edit files and disks damage them: what is read is compared with these first, so that a value
 of another type is one line with its address, not an error in the middle of a page.

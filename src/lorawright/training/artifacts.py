@@ -1,4 +1,4 @@
-"""What a run writes for people and other programs: facts before the first step, adapter, report.
+"""Run plan and trained model → what a run writes: facts, adapter, model card, report.
 
 config.yaml  environment.json  certificate.json  plan.json  rows.json     begin
 adapter/                                                                  save_adapter

@@ -1,4 +1,4 @@
-"""Planned steps as tensors: what the data loader hands to the trainer.
+"""A planned step → tensors: what the data loader hands to the trainer.
 
 Shapes: B is 1, a pass is one row; T its tokens; P its trained positions.
 """

@@ -1,4 +1,4 @@
-"""What can go wrong while a run goes on, turned into errors with an address and a hint."""
+"""Errors of memory, disk and pickles while a run goes on → errors with address and hint."""
 
 from __future__ import annotations
 

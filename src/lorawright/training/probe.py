@@ -1,4 +1,4 @@
-"""Time and memory of a run, measured by its own first steps.
+"""Run plan → time and memory of the whole run, measured by its first steps.
 
     plan ──first three steps, in a folder that is thrown away──► seconds a product, peak memory
                                                                       │

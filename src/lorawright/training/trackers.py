@@ -1,4 +1,4 @@
-"""How a run is called in wandb, mlflow, trackio and swanlab, and where their files lie.
+"""Config → name and place of a run in wandb, mlflow, trackio and swanlab.
 
 Transformers' callbacks read names from `SFTConfig` and from environment variables; what a user has
 set, in either place, stays.

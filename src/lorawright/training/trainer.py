@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer, fed with planned steps; the only file that imports trl.
+"""Planned steps → TRL's SFTTrainer over them; the only file that imports trl.
 
 A batch of the data loader is one optimizer step with all its passes; losses are means over trained
 tokens, in training by their planned number; a step with a non-finite value is not applied.

@@ -1,4 +1,4 @@
-"""One process of a run in several; accelerate or torchrun starts it, not people.
+"""job.json → one rank of a run in several processes; the launcher starts it, not people.
 
 accelerate launch … --module lorawright.training.worker RUN/launch/job.json
 """
