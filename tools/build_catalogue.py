@@ -63,7 +63,6 @@ ROOTS = (
     ("plan/architecture.py", "_state"),
     ("plan/architecture.py", "one_chat_a_pass"),
     ("run/checkpoint.py", "NEEDED"),
-    ("model/compiled.py", "pays"),
     ("config/explain.py", "_words"),
     ("config/schedules.py", "TAKES"),
     ("config/schedules.py", "_together"),

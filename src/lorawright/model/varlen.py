@@ -108,5 +108,5 @@ def _torch_varlen(
 def kernel() -> Kernel:
     """The kernel that `plan.attention` has found to work here."""
     found = attention.varlen_kernel()
-    assert found is not None, "without one, `choose` takes another attention"
+    assert found is not None  # without one, `choose` takes another attention
     return _flash_attn if found is attention.VarlenKernel.FLASH_ATTN else _torch_varlen

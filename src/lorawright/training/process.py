@@ -150,7 +150,7 @@ def train(process: Process, *, overwrite: bool = False, pulse: Pulse | None = No
         process.tell(TrainingEnded())
         if trainer.cut_short or trainer.state.global_step < len(plan.steps):
             stopped_by = group.highest(process.stop.number or 0)
-            assert stopped_by, "only a signal ends a run before its last step"
+            assert stopped_by  # nothing else ends a run before its last step
             return stopped_by
         artifacts.save_adapter(trainer, plan, folder, group)
     return None
