@@ -65,7 +65,7 @@ ADAPTER: list[Point] = [
     ("lorawright.training.artifacts:end", "before", 1),
 ]
 EVALUATE: list[Point] = [
-    ("lorawright.inference.generate:with_adapter", "before", 1),
+    ("lorawright.model.tuned:with_adapter", "before", 1),
     ("lorawright.run.folder:RunFolder.write_json", "before", 1),
     ("os:replace", "before", 1),
     ("os:replace", "after", 1),

@@ -17,8 +17,7 @@ from lorawright.config import Config
 from lorawright.errors import LorawrightError, ModelError, RunFolderError
 from lorawright.evaluate import run
 from lorawright.export import gguf, merge, ollama, vllm
-from lorawright.inference import generate
-from lorawright.model import load
+from lorawright.model import load, tuned
 from lorawright.run import lock, owned
 from lorawright.run.events import Event, StepFinished
 from lorawright.run.folder import RunFolder, read_config
@@ -55,7 +54,7 @@ def test_a_run_that_is_trained_takes_no_results(
 ) -> None:
     folder = RunFolder(own_run)
     config = read_config(folder)
-    monkeypatch.setattr(generate, "adapter_folder", untouchable)
+    monkeypatch.setattr(tuned, "adapter_folder", untouchable)
     monkeypatch.setattr(hub, "model_folder", untouchable)
     with lock.held(own_run, LOCK), pytest.raises(RunFolderError, match="by `lorawright train`"):
         VERBS[verb](folder, config)
@@ -78,7 +77,7 @@ def test_a_run_that_a_verb_writes_into_is_not_trained(
             said.append(start)
         raise ModelError("that was all", where="here", hint="none")
 
-    for module, name in ((generate, "adapter_folder"), (hub, "model_folder")):
+    for module, name in ((tuned, "adapter_folder"), (hub, "model_folder")):
         monkeypatch.setattr(module, name, meanwhile)
     with pytest.raises(ModelError, match="that was all"):
         VERBS[verb](folder, config)
@@ -95,7 +94,7 @@ def test_a_run_that_cannot_be_written_is_said_at_once(
 
     config = read_config(RunFolder(own_run))
     monkeypatch.setattr(Path, "write_bytes", refuse)
-    monkeypatch.setattr(generate, "adapter_folder", untouchable)
+    monkeypatch.setattr(tuned, "adapter_folder", untouchable)
     with pytest.raises(RunFolderError, match="cannot be written: no") as caught:
         VERBS[verb](RunFolder(own_run), config)
     assert caught.value.where == str(own_run)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from lorawright import hub
 from lorawright.config.schema import LoraSettings
-from lorawright.model import dropout, load
+from lorawright.model import dropout, lora
 from lorawright.model.dropout import Draws, PlannedDropout
 
 CPU = torch.device("cpu")
@@ -78,7 +78,7 @@ def test_siblings_share_and_the_adapter_stays_pefts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four draws a layer, not seven; saved and loaded by plain PEFT."""
-    tuned = load.add_adapter(_base(), LoraSettings(dropout=0.3), seed=0)
+    tuned = lora.add_adapter(_base(), LoraSettings(dropout=0.3), seed=0)
     keys: list[tuple[int, ...]] = []
     real = dropout._bits
     monkeypatch.setattr(dropout, "_bits", lambda k, *rest: keys.append(k) or real(k, *rest))

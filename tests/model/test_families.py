@@ -19,7 +19,7 @@ from lorawright.errors import ModelError
 from lorawright.evaluate import losses
 from lorawright.evaluate.chats import EvalChat
 from lorawright.hardware import Device
-from lorawright.model import attention, load, selfcheck, targets
+from lorawright.model import attention, load, lora, selfcheck
 from lorawright.model import loss as head
 from lorawright.model.attention import PassShape
 from lorawright.model.loss import Loss
@@ -62,11 +62,11 @@ def make_base(folder: Path, name: str, **more: Any) -> Path:
     return folder
 
 
-def settled(config: Config, base: Path, **lora: Any) -> Config:
+def settled(config: Config, base: Path, **lora_settings: Any) -> Config:
     return config.model_copy(
         update={
             "model": ModelSettings(name=str(base), dtype=Dtype.FLOAT32),
-            "lora": config.lora.model_copy(update={"rank": 4, **lora}),
+            "lora": config.lora.model_copy(update={"rank": 4, **lora_settings}),
         }
     )
 
@@ -81,9 +81,9 @@ def plain_losses(config: Config, base: Path) -> list[float]:
             setattr(known, key, 0.0 if isinstance(value, float) else value)
     found = AutoModelForCausalLM.from_pretrained(base, config=known, attn_implementation="eager")
     torch.manual_seed(config.training.seed)
-    made = load.lora_config(config.lora)
-    made.exclude_modules = targets.routers(found) or None
-    made.fan_in_fan_out = targets.are_transposed(found)
+    made = lora.lora_config(config.lora)
+    made.exclude_modules = lora.routers(found) or None
+    made.fan_in_fan_out = lora.are_transposed(found)
     wrapped = get_peft_model(found, made).train()
     trained = [p for p in wrapped.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.training.learning_rate, weight_decay=0.0)
@@ -258,7 +258,7 @@ def test_target_modules_that_are_not_there(wanted: Any, message: str) -> None:
     settings = ModelSettings(name="tiny", dtype=Dtype.FLOAT32)
     base = load.load_base(settings, hub.model_folder("tiny"), Device.CPU, training=True)
     with pytest.raises(ModelError) as error:
-        targets.refuse_unknown(base, wanted)
+        lora.refuse_unknown(base, wanted)
     assert message in error.value.what
     assert "q_proj, k_proj, v_proj, o_proj" in str(error.value.hint)
 
@@ -267,7 +267,7 @@ def test_target_modules_that_are_not_there(wanted: Any, message: str) -> None:
 def test_target_modules_that_are(wanted: Any) -> None:
     settings = ModelSettings(name="tiny", dtype=Dtype.FLOAT32)
     base = load.load_base(settings, hub.model_folder("tiny"), Device.CPU, training=True)
-    targets.refuse_unknown(base, wanted)
+    lora.refuse_unknown(base, wanted)
 
 
 def test_a_family_that_transformers_does_not_know(tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ from transformers import AutoModelForCausalLM
 
 from lorawright import hub
 from lorawright.config.schema import LoraSettings
-from lorawright.model import dropout, fused_lora, load
+from lorawright.model import dropout, fused_lora, lora
 
 IDS = torch.arange(5, 45)[None]
 
 
 def build(partitioned: bool, **settings: Any) -> PeftModel:
     base = AutoModelForCausalLM.from_pretrained(hub.model_folder("tiny"), dtype=torch.float32)
-    made = load.add_adapter(base, LoraSettings(**settings), seed=1, partitioned=partitioned)
+    made = lora.add_adapter(base, LoraSettings(**settings), seed=1, partitioned=partitioned)
     generator = torch.Generator().manual_seed(3)
     for name, parameter in made.named_parameters():
         if "lora_B" in name:
@@ -86,7 +86,7 @@ def test_adapter_moves_as_in_float32_at_a_small_learning_rate() -> None:
 
     def moved(base_dtype: torch.dtype, adapter_dtype: torch.dtype) -> torch.Tensor:
         base = AutoModelForCausalLM.from_pretrained(hub.model_folder("tiny"), dtype=base_dtype)
-        made = load.add_adapter(base, LoraSettings(dropout=0.0), seed=1).train()
+        made = lora.add_adapter(base, LoraSettings(dropout=0.0), seed=1).train()
         weights = [p for name, p in made.named_parameters() if "lora_A" in name]
         for name, parameter in made.named_parameters():
             parameter.data = parameter.data.to(adapter_dtype if "lora_" in name else base_dtype)

@@ -22,8 +22,7 @@ from lorawright.config import Config
 from lorawright.config.schema import Dtype, ModelSettings
 from lorawright.errors import ConfigError, ModelError
 from lorawright.hardware import Device, Hardware
-from lorawright.inference import generate
-from lorawright.model import attention
+from lorawright.model import attention, tuned
 from lorawright.model.attention import PassShape
 from lorawright.plan import attention as choice
 from lorawright.plan import run_plan, settings
@@ -297,10 +296,10 @@ def test_launcher_makes_no_context_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("name", ["T4", "A100", "old CPU"])
-def test_chat_and_evaluate_choose_the_same_numbers(name: str) -> None:
-    found = generate.with_dtype(ModelSettings(name="tiny"), MACHINES[name]).dtype
-    numbers = {"T4": Dtype.FLOAT16, "A100": Dtype.BFLOAT16, "old CPU": Dtype.FLOAT32}
-    assert found is numbers[name]
+def test_chat_and_evaluate_choose_the_same_dtype(name: str) -> None:
+    found = tuned.with_dtype(ModelSettings(name="tiny"), MACHINES[name]).dtype
+    expected = {"T4": Dtype.FLOAT16, "A100": Dtype.BFLOAT16, "old CPU": Dtype.FLOAT32}
+    assert found is expected[name]
 
 
 def group(folder: Path, names: tuple[str, str, str], limit: str, used: int) -> None:

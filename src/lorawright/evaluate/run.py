@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from lorawright import hardware, hub, masks
+from lorawright import masks
 from lorawright.config.schema import Config
 from lorawright.evaluate import chats as eval_chats
 from lorawright.evaluate import harness
 from lorawright.evaluate.compare import Judge, Progress
-from lorawright.hardware import Device
-from lorawright.inference import generate
-from lorawright.model import load
+from lorawright.model import tuned
+from lorawright.model.tuned import TunedFiles
 from lorawright.plan.settings import USUAL_TOKENS_PER_PASS
 from lorawright.run.folder import RunFolder
 from lorawright.training import failures
@@ -76,16 +74,11 @@ def _run(folder: RunFolder, config: Config, options: Options, progress: Progress
     if options.lm_eval is not None:
         harness.refuse_if_missing()
     started = time.perf_counter()
-    adapter = generate.adapter_folder(folder)
-    base_folder = hub.model_folder(
-        config.model.name, config.model.revision, with_code=config.model.trust_remote_code
-    )
-    generate.refuse_other_base(folder, config.model.name, base_folder)
-    found = _measure(config, base_folder, adapter, options, progress)
+    files = tuned.find(folder, config.model)
+    found = _measure(config, files, options, progress)
     if options.lm_eval is not None:
         output = folder.path / "lm-eval"
-        device = hardware.detect().device
-        harness.run(base_folder, adapter, options.lm_eval, output, device.value)
+        harness.run(files.base, files.adapter, options.lm_eval, output, files.device.value)
         found["lm_eval"] = {"tasks": options.lm_eval, "path": str(output)}
     found["seconds"] = time.perf_counter() - started
     failures.write_result(folder, RESULT, found)
@@ -93,23 +86,21 @@ def _run(folder: RunFolder, config: Config, options: Options, progress: Progress
 
 
 def _measure(
-    config: Config, base_folder: Path, adapter: Path, options: Options, progress: Progress
+    config: Config, files: TunedFiles, options: Options, progress: Progress
 ) -> dict[str, Any]:
     chats = eval_chats.load(config, options.data)
-    facts = hardware.detect()
-    settings = generate.with_dtype(config.model, facts)
-    base = load.load_base(settings, base_folder, facts.device, training=False).eval()
+    base = files.load_base()
     judge = Judge(
         chats=chats,
         asked=eval_chats.spread(eval_chats.questions(chats), options.num_samples),
-        tokenizer=masks.load(base_folder, config.model.name),
-        end_ids=generate.end_tokens(base_folder, config.model.name, base),
+        tokenizer=masks.load(files.base, config.model.name),
+        end_ids=tuned.end_tokens(files.base, config.model.name, base),
         max_new_tokens=options.max_new_tokens,
-        tokens_per_pass=USUAL_TOKENS_PER_PASS[Device(facts.device)],
+        tokens_per_pass=USUAL_TOKENS_PER_PASS[files.device],
         progress=progress,
     )
     before = judge.measure(base, "base") if options.with_base else None
-    after = judge.measure(generate.with_adapter(base, adapter, config.model.name).eval(), "tuned")
+    after = judge.measure(files.add_adapter(base), "tuned")
     return {
         "data": {
             "name": options.data or str(config.data.eval),
@@ -117,8 +108,8 @@ def _measure(
             "num_tokens": sum(len(one.encoded.ids) for one in chats),
             "num_trained_tokens": sum(one.encoded.num_trained_tokens for one in chats),
         },
-        "adapter": str(adapter),
-        "dtype": str(settings.dtype),
+        "adapter": str(files.adapter),
+        "dtype": str(files.settings.dtype),
         "max_new_tokens": options.max_new_tokens,
         **judge.compare(before, after),
         "lm_eval": None,

@@ -16,7 +16,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from lorawright import hardware, masks
+from lorawright import masks
 from lorawright.config.schema import Config
 from lorawright.errors import ModelError, RunFolderError
 from lorawright.evaluate import chats
@@ -94,12 +94,12 @@ def make(
         refuse_taken(path, folder, overwrite=options.overwrite)
         refuse_taken(unfinished(path), folder, overwrite=True)  # what a killed export left
     parts = merge.open_parts(folder, config)
-    where = parts.config.model.name
+    where = parts.files.settings.name
     rows = chats.proof_rows(config, options.data)
     settings = AutoConfig.from_pretrained(
-        parts.base, trust_remote_code=parts.config.model.trust_remote_code
+        parts.files.base, trust_remote_code=parts.files.settings.trust_remote_code
     )
-    tokenizer = gguf_tokenizer.read(parts.base, where, settings.vocab_size)
+    tokenizer = gguf_tokenizer.read(parts.files.base, where, settings.vocab_size)
     layouts = {
         kind: gguf_file.lay_out(parts.weights, settings, kind, where) for kind in options.types
     }
@@ -195,7 +195,7 @@ class _Task:
             _strike_off(work)
         return {
             "path": str(path),
-            "adapter": str(self.parts.adapter),
+            "adapter": str(self.parts.files.adapter),
             "type": str(layout.type),
             "architecture": layout.config.model_type,
             "num_bytes": path.stat().st_size,
@@ -208,9 +208,9 @@ class _Task:
     def _observe(self, path: Path) -> Outlook:
         """The file, through Transformers."""
         model = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=TORCH_DTYPE[self.parts.config.model.dtype]
+            path.parent, gguf_file=path.name, dtype=TORCH_DTYPE[self.parts.files.settings.dtype]
         )
-        found = divergence.observe(model.to(hardware.detect().device.value).eval(), self.rows)
+        found = divergence.observe(model.to(self.parts.files.device.value).eval(), self.rows)
         del model
         gc.collect()
         return found
@@ -218,7 +218,7 @@ class _Task:
     def _verify_tokenizer(self, path: Path) -> None:
         """The file's tokenizer gives the ids of the model's own."""
         found = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        ours = masks.load(self.parts.base, self.parts.config.model.name)
+        ours = masks.load(self.parts.files.base, self.parts.files.settings.name)
         texts = [ours.decode(row) for row in self.rows]
         for text, ids in zip(texts, ours.encode(texts), strict=True):
             if found(text, add_special_tokens=False)["input_ids"] != ids:

@@ -24,14 +24,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from lorawright import hardware, hub, masks
+from lorawright import masks
 from lorawright.config.schema import Config, Quantization
 from lorawright.errors import ModelError, RunFolderError
 from lorawright.evaluate import chats
 from lorawright.export.merged_weights import MergedWeights, plan
-from lorawright.inference import generate
-from lorawright.model import divergence, load
+from lorawright.model import divergence, tuned
 from lorawright.model.divergence import Divergence, Outlook
+from lorawright.model.tuned import TunedFiles
 from lorawright.run import outputs, owned
 from lorawright.run.folder import RunFolder
 from lorawright.run.owned import Kind, Marker
@@ -71,15 +71,11 @@ class Parts:
     """What a merge starts from.
 
     Attributes:
-        config: The run's, `model.dtype` without `auto`.
-        base: Folder of the unquantized base.
-        adapter: Folder of the adapter.
-        weights: The plan.
+        files: Base and adapter.
+        weights: What becomes of each tensor.
     """
 
-    config: Config
-    base: Path
-    adapter: Path
+    files: TunedFiles
     weights: MergedWeights
 
 
@@ -90,12 +86,9 @@ def open_parts(folder: RunFolder, config: Config) -> Parts:
         RunFolderError: The run has no adapter.
         ModelError: The base is gone or another, or a value is not finite.
     """
-    adapter = generate.adapter_folder(folder)
-    settings = generate.with_dtype(config.model, hardware.detect())
-    base = hub.model_folder(settings.name, settings.revision, with_code=settings.trust_remote_code)
-    generate.refuse_other_base(folder, settings.name, base)
-    weights = plan(base, adapter, trust_remote_code=settings.trust_remote_code)
-    return Parts(config.model_copy(update={"model": settings}), base, adapter, weights)
+    files = tuned.find(folder, config.model)
+    trust = config.model.trust_remote_code
+    return Parts(files, plan(files.base, files.adapter, trust_remote_code=trust))
 
 
 def run(
@@ -141,8 +134,8 @@ def _run(
         found = _prove(parts, work, rows, bound, progress)
     result = {
         "path": str(target),
-        "base": parts.config.model.name,
-        "adapter": str(parts.adapter),
+        "base": parts.files.settings.name,
+        "adapter": str(parts.files.adapter),
         "dtype": _name(_main_dtype(parts.weights)),
         "num_merged": parts.weights.num_changed,
         "num_tensors": len(parts.weights.names),
@@ -254,10 +247,10 @@ def write(
             "weight_map": {n: shard for g, shard in zip(groups, names, strict=True) for n in g},
         }
         (work / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-    copy_rest(parts.base, work)
-    marks = masks.learn(masks.load(parts.base, parts.config.model.name))
+    copy_rest(parts.files.base, work)
+    marks = masks.learn(masks.load(parts.files.base, parts.files.settings.name))
     if marks.is_new_stop:
-        masks.add_stop(parts.base, work, marks.end_id)
+        masks.add_stop(parts.files.base, work, marks.end_id)
     if weights.untied is not None:
         path = work / "config.json"
         settings = json.loads(path.read_text(encoding="utf-8"))
@@ -303,7 +296,7 @@ def _prove(
     bound: float,
     progress: Callable[[str, int, int], None],
 ) -> dict[str, Any]:
-    num_models = 2 if parts.config.model.quantization is Quantization.NONE else 3
+    num_models = 2 if parts.files.settings.quantization is Quantization.NONE else 3
     plain = observe_tuned(parts, rows, quantized=False)
     progress("proof", 1, num_models)
     merged = observe_folder(parts, work, rows)
@@ -331,19 +324,13 @@ def refuse_divergence(found: Divergence, bound: float, where: str) -> None:
 
 def observe_tuned(parts: Parts, rows: list[tuple[int, ...]], *, quantized: bool) -> Outlook:
     """Base + adapter; `quantized` as in training, where the run was one of QLoRA."""
-    settings = parts.config.model
-    if not quantized:
-        settings = settings.model_copy(update={"quantization": Quantization.NONE})
-    device = hardware.detect().device
-    base = load.load_base(settings, parts.base, device, training=False)
-    return _observe(generate.with_adapter(base, parts.adapter, settings.name).eval(), rows)
+    base = parts.files.load_base(quantized=quantized)
+    return _observe(parts.files.add_adapter(base), rows)
 
 
 def observe_folder(parts: Parts, folder: Path, rows: list[tuple[int, ...]]) -> Outlook:
     """A merged folder, through plain Transformers."""
-    settings = parts.config.model.model_copy(update={"quantization": Quantization.NONE})
-    device = hardware.detect().device
-    return _observe(load.load_base(settings, folder, device, training=False).eval(), rows)
+    return _observe(parts.files.load_base(folder, quantized=False), rows)
 
 
 def _observe(whole: Any, rows: list[tuple[int, ...]]) -> Outlook:

@@ -19,7 +19,7 @@ from lorawright.config.schema import Config
 from lorawright.errors import ModelError
 from lorawright.export import merge
 from lorawright.export.merged_weights import ADAPTER
-from lorawright.inference import generate
+from lorawright.model import tuned
 from lorawright.run.files import write_atomically
 from lorawright.run.folder import RunFolder
 from lorawright.training import failures
@@ -52,10 +52,9 @@ def run(folder: RunFolder, config: Config) -> dict[str, Any]:
 
 
 def _run(folder: RunFolder, config: Config) -> dict[str, Any]:
-    adapter = generate.adapter_folder(folder)
     model = config.model
-    base = hub.model_folder(model.name, model.revision, with_code=model.trust_remote_code)
-    generate.refuse_other_base(folder, model.name, base)
+    files = tuned.find(folder, model)
+    base, adapter = files.base, files.adapter
     checks = check(adapter)
     ok = all(one.ok for one in checks)
     proof = folder.read_json(merge.RESULT)

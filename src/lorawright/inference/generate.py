@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from queue import Queue
 from threading import Event, Thread
 from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
 from transformers import (
     GenerationConfig,
     StoppingCriteria,
@@ -24,12 +22,9 @@ from transformers import (
     TextIteratorStreamer,
 )
 
-from lorawright import hardware, hub, masks
-from lorawright.config.schema import Dtype, ModelSettings
-from lorawright.errors import ModelError, RunFolderError
-from lorawright.hardware import Device, Hardware
-from lorawright.model import load as model
-from lorawright.run import checkpoint
+from lorawright.config.schema import ModelSettings
+from lorawright.model import tuned
+from lorawright.model.load import load_tokenizer
 from lorawright.run.folder import RunFolder
 
 
@@ -74,17 +69,11 @@ class Talker:
             RunFolderError: The run has neither.
             ModelError: The base is gone, or is not the one the adapter was trained on.
         """
-        adapter = adapter_folder(run)
-        folder = hub.model_folder(
-            settings.name, settings.revision, with_code=settings.trust_remote_code
-        )
-        refuse_other_base(run, settings.name, folder)
-        facts = hardware.detect()
-        settings = with_dtype(settings, facts)
-        base = model.load_base(settings, folder, facts.device, training=False)
-        tuned = with_adapter(base, adapter, settings.name)
-        tokenizer = model.load_tokenizer(folder, trust_remote_code=settings.trust_remote_code)
-        return cls(tuned, tokenizer, end_tokens(folder, settings.name, base))
+        files = tuned.find(run, settings)
+        base = files.load_base()
+        end_ids = tuned.end_tokens(files.base, settings.name, base)
+        tokenizer = load_tokenizer(files.base, trust_remote_code=settings.trust_remote_code)
+        return cls(files.add_adapter(base), tokenizer, end_ids)
 
     def prompt(
         self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None = None
@@ -196,68 +185,3 @@ class _Unwanted(StoppingCriteria):  # type: ignore[misc] # transformers is follo
 
     def __call__(self, ids_BT: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         return torch.full((ids_BT.shape[0],), self._should_stop(), device=ids_BT.device)
-
-
-def with_dtype(settings: ModelSettings, facts: Hardware) -> ModelSettings:
-    """Settings without `auto`; a run's config has none, an edited one may."""
-    if settings.dtype is not Dtype.AUTO:
-        return settings
-    without = Dtype.FLOAT16 if facts.device is Device.CUDA else Dtype.FLOAT32
-    dtype = Dtype.BFLOAT16 if facts.bfloat16 else without
-    return settings.model_copy(update={"dtype": dtype})
-
-
-def with_adapter(base: Any, adapter: Path, name: str) -> PeftModel:
-    """The base, wrapped with an adapter.
-
-    Raises:
-        ModelError: They do not fit each other.
-    """
-    try:
-        return PeftModel.from_pretrained(base, str(adapter))
-    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
-        raise ModelError(
-            f"does not fit {name}: {str(error).splitlines()[0][:200]}",
-            where=str(adapter),
-            hint="the adapter belongs to another base, or files are missing; see "
-            "base_model_name_or_path in its adapter_config.json",
-        ) from None
-
-
-def refuse_other_base(run: RunFolder, name: str, folder: Path) -> None:
-    """The base may have moved; it may not have changed."""
-    trained_on = run.base_weights()
-    if trained_on is not None and trained_on != hub.weights_digest(folder):
-        raise ModelError(
-            "holds other weights than the base that this adapter was trained on",
-            where=name,
-            hint=f"put back the model that {run.path} was trained with, or train anew",
-        )
-
-
-def adapter_folder(run: RunFolder) -> Path:
-    """The finished adapter, or that of the newest complete checkpoint; their files verified.
-
-    Raises:
-        RunFolderError: The run has neither.
-        ModelError: A file of the adapter has changed since it was written.
-    """
-    finished = run.finished_adapter()
-    if finished is not None:
-        return finished
-    latest = checkpoint.latest(run.checkpoints)
-    if latest is None:
-        raise RunFolderError(
-            "has no adapter and no complete checkpoint",
-            where=str(run.path),
-            hint="`lorawright train CONFIG --resume` goes on with it",
-        )
-    return latest
-
-
-def end_tokens(folder: Path, name: str, base: Any) -> list[int]:
-    """The template's turn end first, then what the model's generation config lists."""
-    marks = masks.learn(masks.load(folder, name))
-    listed = base.generation_config.eos_token_id
-    others = listed if isinstance(listed, list) else [] if listed is None else [listed]
-    return list(dict.fromkeys([marks.end_id, *others]))

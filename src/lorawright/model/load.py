@@ -1,28 +1,23 @@
-"""The base model and its adapter.
+"""A base model's folder → the loaded base on its device, and Transformers' tokenizer.
 
-    base (bfloat16 or quantized, frozen)  +  LoRA matrices (float32, trained under autocast)
-
-The adapter is float32 whatever the base is: at learning rate 2e-5 an update is about 1e-3 of a
-weight, below bfloat16's resolution of 4e-3, so a bfloat16 adapter does not move.
+The base is frozen: float32, 16 bits or quantized by bitsandbytes. `lora.py` adds what is trained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
 
-from lorawright.config.schema import Dtype, LoraSettings, ModelSettings, Quantization
+from lorawright.config.schema import Dtype, ModelSettings, Quantization
 from lorawright.errors import ModelError
 from lorawright.hardware import Device
-from lorawright.model import dropout, fused_lora, targets
 from lorawright.plan import architecture
 from lorawright.plan.attention import Attention
 
@@ -31,14 +26,6 @@ TORCH_DTYPE = {
     Dtype.BFLOAT16: torch.bfloat16,
     Dtype.FLOAT16: torch.float16,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Trainable:
-    """How much of the model is trained."""
-
-    num_trainable: int
-    num_total: int
 
 
 def load_base(
@@ -52,7 +39,7 @@ def load_base(
     """The base model, on its device.
 
     Args:
-        settings: Which model, in which numbers; `dtype` is resolved.
+        settings: Which model, in which dtype; `dtype` is not `auto`.
         folder: Where it lies.
         device: Where it goes.
         training: For training: no cache, no dropout or jitter of the base's own.
@@ -63,20 +50,21 @@ def load_base(
     """
     known = architecture.read_config(folder, trust_remote_code=settings.trust_remote_code)
     if training:
-        _silence(known)
+        _disable_noise(known)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             config=known,
             dtype=TORCH_DTYPE[settings.dtype],
             quantization_config=_quantization(settings),
+            device_map=_device_map(settings, device),
             attn_implementation=None if implementation is Attention.OWN else implementation,
             trust_remote_code=settings.trust_remote_code,
             use_safetensors=True,
         )
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
-            f"{known.model_type} cannot be loaded: {_short(error)}",
+            f"{known.model_type} cannot be loaded: {first_line(error)}",
             where=settings.name,
             hint="`lorawright doctor` shows versions; a model folder needs config.json and "
             "*.safetensors",
@@ -85,7 +73,20 @@ def load_base(
     return model if settings.quantization is not Quantization.NONE else model.to(device.value)
 
 
-def _silence(config: Any) -> None:
+def _device_map(settings: ModelSettings, device: Device) -> dict[str, int] | None:
+    """Sends a base to its GPU tensor by tensor, so that no process holds a copy in host memory.
+
+    A quantized base goes there by itself. ZeRO-3 refuses a map, and FSDP gives ranks other than the
+    first nothing to load.
+    """
+    divided = is_deepspeed_zero3_enabled() or is_fsdp_enabled()
+    quantized = settings.quantization is not Quantization.NONE
+    if device is not Device.CUDA or quantized or divided:
+        return None
+    return {"": torch.cuda.current_device()}
+
+
+def _disable_noise(config: Any) -> None:
     """Turns the base's own dropouts off: they would differ from pass to pass and on a resume."""
     text = config.get_text_config()
     for key in architecture.noise(config):
@@ -130,68 +131,6 @@ def refuse_other_ids(tokenizer: Any, texts: Sequence[str], ids: Sequence[Sequenc
             )
 
 
-def lora_config(settings: LoraSettings) -> LoraConfig:
-    """Our section in PEFT's terms."""
-    return LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        bias=settings.bias,
-        target_modules=settings.target_modules,
-        use_rslora=settings.use_rslora,
-        use_dora=settings.use_dora,
-        task_type="CAUSAL_LM",
-    )
-
-
-def add_adapter(
-    base: Any, settings: LoraSettings, seed: int, *, partitioned: bool = False
-) -> PeftModel:
-    """Wraps the base; the adapter's start depends on the seed alone.
-
-    Args:
-        base: From `load_base`.
-        settings: The adapter's.
-        seed: Of its start and of its dropout.
-        partitioned: Weights are whole only inside their own module's forward (ZeRO-3).
-
-    Raises:
-        ModelError: PEFT finds no such modules, or the output head would be adapted.
-    """
-    torch.manual_seed(seed)
-    targets.refuse_unknown(base, settings.target_modules)
-    made = lora_config(settings)
-    listed = targets.listed(base)  # PEFT may leave a base half wrapped
-    made.exclude_modules = targets.routers(base) or None
-    made.fan_in_fan_out = targets.are_transposed(base)
-    try:
-        model = get_peft_model(base, made)
-    except (ValueError, TypeError) as error:
-        raise ModelError(
-            f"LoRA does not fit this model: {_short(error)}",
-            where="lora.target_modules",
-            hint=f"name layers in `lora.target_modules`; it has {listed}",
-        ) from None
-    if any(p.requires_grad for p in model.get_output_embeddings().parameters()):
-        raise ModelError(
-            "the output head would be adapted, which the loss does not train",
-            where="lora.target_modules",
-            hint="leave `lm_head` out; `all-linear` does",
-        )
-    to_float32(model)
-    dropout.plan(model, settings.dropout, seed)
-    if not partitioned:
-        fused_lora.install(model)
-    return model
-
-
-def to_float32(model: nn.Module) -> None:
-    """Trained weights in float32, also where a library has made them smaller."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-
-
 def evaluation_mode(model: nn.Module) -> None:
     """`eval()`, and training can go on after it.
 
@@ -208,11 +147,6 @@ def evaluation_mode(model: nn.Module) -> None:
             module.training = True  # the layer has nothing else that depends on it
 
 
-def count(model: nn.Module) -> Trainable:
-    # a weight that ZeRO-3 has divided is empty and knows its whole size
-    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
-    return Trainable(sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes))
-
-
-def _short(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What a library says of an error, short enough for a message."""
     return str(error).strip().split("\n")[0][:300]

@@ -22,7 +22,7 @@ from lorawright import hub, masks, report
 from lorawright.config.schema import Config
 from lorawright.distributed.group import Group
 from lorawright.masks import view
-from lorawright.model.load import Trainable
+from lorawright.model.lora import Trainable
 from lorawright.plan.run_plan import RunPlan
 from lorawright.run import card, facts, owned
 from lorawright.run.files import TEMPORARY, write_atomically

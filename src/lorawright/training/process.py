@@ -19,7 +19,7 @@ from lorawright.distributed import group as processes
 from lorawright.distributed.control import Pulse
 from lorawright.distributed.group import ALONE, Group
 from lorawright.distributed.signals import Stop, stop_on_signals
-from lorawright.model import load, loss, selfcheck
+from lorawright.model import load, lora, loss, selfcheck
 from lorawright.model.loss import Loss
 from lorawright.plan import attention
 from lorawright.plan.attention import Attention
@@ -130,7 +130,7 @@ def train(process: Process, *, overwrite: bool = False, pulse: Pulse | None = No
         model = _load_model(plan, process.tell)
         if overwrite:
             claim.clear(folder, process.tell)
-        trainable = load.count(model)
+        trainable = lora.count(model)
         if group.is_main:
             artifacts.begin(folder, plan, trainable)
         group.barrier()
@@ -189,7 +189,7 @@ def _load_model(plan: RunPlan, tell: Tell) -> Any:
     if kind is Loss.OWN:
         tell(Noted("the loss is taken from the model's own logits, which it scales or caps"))
     loss.install(base, kind)
-    return load.add_adapter(base, config.lora, config.training.seed, partitioned=partitioned)
+    return lora.add_adapter(base, config.lora, config.training.seed, partitioned=partitioned)
 
 
 def _evaluation_is_due(process: Process, step: int, delay: float) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from lorawright.config.schema import Config
 from lorawright.distributed import launch_files, launcher
 from lorawright.distributed.signals import stop_on_signals
-from lorawright.model import load
+from lorawright.model import lora
 from lorawright.plan import run_plan, workload
 from lorawright.plan.run_plan import RunPlan
 from lorawright.run.events import StopRequested, Tell, silent
@@ -136,7 +136,7 @@ def describe(plan: RunPlan, command: list[str]) -> dict[str, Any]:
         command: What trains in one process.
     """
     config = plan.config
-    lora = load.lora_config(config.lora).to_dict()
+    fields = lora.lora_config(config.lora).to_dict()
     place = launch_files.launch_folder(Path(config.training.output), config.distributed)
     files = launch_files.files(config, plan.settings.hardware.device, place)
     launched = launch_files.is_launched(config)
@@ -146,7 +146,8 @@ def describe(plan: RunPlan, command: list[str]) -> dict[str, Any]:
         "num_steps": plan.steps.num_steps,
         "sft_config": process.sft_args(plan).to_dict(),
         "lora_config": {
-            name: sorted(value) if isinstance(value, set) else value for name, value in lora.items()
+            name: sorted(value) if isinstance(value, set) else value
+            for name, value in fields.items()
         },
         "launch": {
             "command": launch_files.command(place) if launched else command,

@@ -28,7 +28,8 @@ from lorawright.errors import ConfigError, TrainError
 from lorawright.hardware import Device
 from lorawright.model import dropout
 from lorawright.model import loss as head
-from lorawright.model.load import evaluation_mode, to_float32
+from lorawright.model.load import evaluation_mode
+from lorawright.model.lora import to_float32
 from lorawright.plan.packing import PassKind
 from lorawright.plan.steps import Plan, Step
 from lorawright.run.events import EvaluationProgressed, MetricsLogged, StepFinished, Tell
