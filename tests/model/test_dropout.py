@@ -1,4 +1,4 @@
-"""The adapters' dropout: right rate, right gradient, one draw for siblings, keyed by the chat."""
+"""The adapters' dropout: right rate, right gradient, one mask for siblings, keyed by the chat."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from transformers import AutoModelForCausalLM
 from lorawright import hub
 from lorawright.config.schema import LoraSettings
 from lorawright.model import dropout, lora
-from lorawright.model.dropout import Draws, PlannedDropout
+from lorawright.model.dropout import DropoutState, KeyedDropout
 
 CPU = torch.device("cpu")
 
 
 def mask(rate: float, bounds: tuple[int, ...], width: int, number: int = 0) -> torch.Tensor:
-    draws = Draws(seed=1)
+    state = DropoutState(seed=1)
     sizes = [end - start for start, end in pairwise(bounds)]
-    draws.begin_pass(3, [(chat, 0, size) for chat, size in enumerate(sizes)])
-    return PlannedDropout(rate, number, draws).keep_mask(bounds[-1], width, CPU)
+    state.begin_pass(3, [(chat, 0, size) for chat, size in enumerate(sizes)])
+    return KeyedDropout(rate, number, state).keep_mask(bounds[-1], width, CPU)
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.5, 0.9])
@@ -45,22 +45,22 @@ def test_elements_are_independent() -> None:
 
 
 def test_a_chats_mask_is_its_own_in_any_pass() -> None:
-    draws = Draws(seed=1)
-    layer = PlannedDropout(0.5, 2, draws)
-    draws.begin_pass(5, [(7, 0, 10), (4, 0, 20)])
+    state = DropoutState(seed=1)
+    layer = KeyedDropout(0.5, 2, state)
+    state.begin_pass(5, [(7, 0, 10), (4, 0, 20)])
     together = layer.keep_mask(30, 6, CPU)
-    draws.begin_pass(5, [(4, 0, 20)])
+    state.begin_pass(5, [(4, 0, 20)])
     assert torch.equal(layer.keep_mask(20, 6, CPU), together[10:])
-    draws.begin_pass(5, [(4, 7, 20)])
+    state.begin_pass(5, [(4, 7, 20)])
     assert torch.equal(layer.keep_mask(13, 6, CPU), together[17:])
-    draws.begin_pass(6, [(4, 0, 20)])
+    state.begin_pass(6, [(4, 0, 20)])
     assert not torch.equal(layer.keep_mask(20, 6, CPU), together[10:])
 
 
 def test_output_and_gradient() -> None:
-    draws = Draws(seed=0)
-    draws.begin_pass(0, [(0, 0, 64)])
-    layer = PlannedDropout(0.5, 0, draws)
+    state = DropoutState(seed=0)
+    state.begin_pass(0, [(0, 0, 64)])
+    layer = KeyedDropout(0.5, 0, state)
     x = torch.ones(1, 64, 32, requires_grad=True)
     y = layer(x)
     y.sum().backward()
@@ -77,14 +77,14 @@ def _base() -> object:
 def test_siblings_share_and_the_adapter_stays_pefts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four draws a layer, not seven; saved and loaded by plain PEFT."""
+    """Four masks a layer, not seven; saved and loaded by plain PEFT."""
     tuned = lora.add_adapter(_base(), LoraSettings(dropout=0.3), seed=0)
     keys: list[tuple[int, ...]] = []
-    real = dropout._bits
-    monkeypatch.setattr(dropout, "_bits", lambda k, *rest: keys.append(k) or real(k, *rest))
-    draws = dropout.draws_of(tuned)
-    assert draws is not None
-    draws.begin_pass(0, [(9, 0, 20)])
+    real = dropout._random_bits
+    monkeypatch.setattr(dropout, "_random_bits", lambda k, *rest: keys.append(k) or real(k, *rest))
+    state = dropout.state_of(tuned)
+    assert state is not None
+    state.begin_pass(0, [(9, 0, 20)])
     ids = torch.arange(5, 25)[None]
     tuned.train()(ids)
     assert len(keys) == len(set(keys)) == 4 * tuned.config.num_hidden_layers
@@ -99,5 +99,5 @@ def test_without_dropout_it_is_pefts_own_forward() -> None:
     torch.manual_seed(0)
     plain = get_peft_model(_base(), LoraConfig(r=8, target_modules="all-linear")).train()
     expected = plain(ids).logits
-    dropout.plan(plain, 0.0, seed=0)
+    dropout.install(plain, 0.0, seed=0)
     assert torch.equal(plain(ids).logits, expected)

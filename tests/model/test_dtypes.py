@@ -1,4 +1,4 @@
-"""What other devices' numbers ask for, shown on a CPU: float16's scaler, and no float64."""
+"""What other devices' dtypes ask for, shown on a CPU: float16's scaler, and no float64."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_leaves
 
 from lorawright.config import Config
 from lorawright.errors import TrainError
-from lorawright.model import divergence, loss
-from lorawright.model.divergence import Outlook
-from lorawright.training import train
+from lorawright.model import causal_lm, divergence, loss
+from lorawright.model.divergence import Predictions
+from lorawright.training import train, trainer
 
 MakeConfig = Callable[..., Config]
 
@@ -35,7 +35,8 @@ class NoFloat64(TorchDispatchMode):
 
 @pytest.fixture
 def no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "sum_dtype", lambda device: torch.float32)
+    for module in (loss, causal_lm, trainer):
+        monkeypatch.setattr(module, "sum_dtype", lambda device: torch.float32)
 
 
 def test_a_step_and_an_evaluation_without_float64(
@@ -57,7 +58,7 @@ def test_only_apples_gpus_lack_float64() -> None:
 def test_divergence_is_measured_in_float64_on_the_cpu(no_float64: None) -> None:
     torch.manual_seed(0)
     hidden_PH, weight_VH = torch.randn(5, 8), torch.randn(11, 8)
-    one = Outlook(hidden_PH, weight_VH, None, 1)
+    one = Predictions(hidden_PH, weight_VH, None, 1)
     assert one.logits(slice(0, 2)).dtype is torch.float64
     assert divergence.compare(one, one).max_kl == pytest.approx(0, abs=1e-12)
 

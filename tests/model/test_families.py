@@ -19,10 +19,9 @@ from lorawright.errors import ModelError
 from lorawright.evaluate import losses
 from lorawright.evaluate.chats import EvalChat
 from lorawright.hardware import Device
-from lorawright.model import attention, load, lora, selfcheck
-from lorawright.model import loss as head
+from lorawright.model import attention, causal_lm, load, lora, selfcheck
 from lorawright.model.attention import PassShape
-from lorawright.model.loss import Loss
+from lorawright.model.causal_lm import LossKind
 from lorawright.plan import run_plan
 from lorawright.plan.attention import Attention
 from lorawright.run.events import silent
@@ -141,18 +140,19 @@ def test_a_leak_between_chats_is_found(tmp_path: Path) -> None:
     """Convolutions run along the row; facts would have kept LFM2's chats apart."""
     base = base_of("lfm2", Attention.OWN, tmp_path, **FAMILIES["lfm2"])
     with pytest.raises(ModelError, match="sees the chat before it") as error:
-        selfcheck.settle(base, together=True)
+        selfcheck.verify(base, together=True)
     assert "`training.tokens_per_pass: 1`" in str(error.value.hint)
-    assert selfcheck.settle(base, together=False) is Loss.CHUNKED
+    assert selfcheck.verify(base, together=False) is LossKind.FUSED
 
 
 def test_scaled_logits_are_found_by_measuring(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = base_of("granite", Attention.SEGMENTS, tmp_path, **FAMILIES["granite"])
-    assert selfcheck.settle(base, together=True) is Loss.OWN
-    monkeypatch.setattr(head, "fits", lambda _: True)  # a key that nobody has heard of
-    assert selfcheck.settle(base, together=True) is Loss.OWN
+    assert selfcheck.verify(base, together=True) is LossKind.LOGITS
+    # by a key that nobody has heard of
+    monkeypatch.setattr(causal_lm, "has_plain_logits", lambda _: True)
+    assert selfcheck.verify(base, together=True) is LossKind.LOGITS
 
 
 @pytest.mark.parametrize("name", ["granite", "xlstm", "mistral"])
@@ -179,7 +179,7 @@ def test_no_false_alarm(dtype: Dtype, implementation: str) -> None:
     base = load.load_base(
         settings, hub.model_folder("tiny"), Device.CPU, training=True, implementation=implementation
     )
-    assert selfcheck.settle(base, together=True) is Loss.CHUNKED
+    assert selfcheck.verify(base, together=True) is LossKind.FUSED
     assert base.config._attn_implementation == (
         Attention.SEGMENTS if implementation == Attention.SEGMENTS else "sdpa"
     )

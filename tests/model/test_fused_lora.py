@@ -1,4 +1,4 @@
-"""Lean LoRA layers compute what PEFT's own compute, and stay PEFT's."""
+"""Fused LoRA layers compute what PEFT's own compute, and stay PEFT's."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def build(partitioned: bool, **settings: Any) -> PeftModel:
 
 
 def gradients(made: PeftModel) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    draws = dropout.draws_of(made)
-    if draws is not None:
-        draws.begin_pass(2, [(4, 0, 25), (1, 3, 18)])
+    state = dropout.state_of(made)
+    if state is not None:
+        state.begin_pass(2, [(4, 0, 25), (1, 3, 18)])
     logits = made(IDS).logits
     (logits * torch.linspace(-1, 1, logits.shape[-1])).mean().backward()
     given = {n: p.grad for n, p in made.named_parameters() if p.grad is not None}

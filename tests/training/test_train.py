@@ -123,14 +123,16 @@ def test_no_cross_talk_in_a_pass() -> None:
 
 
 def test_head_equals_cross_entropy() -> None:
-    """Loss, hits and gradient of the chunked head, over a chunk's edge, with a bias."""
+    """Loss, hits and gradient of the fused loss, over a chunk's edge, with a bias."""
     torch.manual_seed(0)
     num_positions = loss.CHUNK + 7
     hidden = torch.randn(num_positions, 8, dtype=torch.float64).requires_grad_()
     weight, bias = torch.randn(11, 8, dtype=torch.float64), torch.randn(11, dtype=torch.float64)
     targets = torch.randint(0, 11, (num_positions,))
     weights = torch.randint(1, 4, (num_positions,)).float()
-    sums = loss.chunked_loss(hidden, weight, bias, targets, weights, with_entropy=True)
+    sums = loss.fused_linear_cross_entropy(
+        hidden, weight, bias, targets, weights, with_entropy=True
+    )
     (sums.loss * 0.5).backward()
     expected_hidden = hidden.detach().clone().requires_grad_()
     logits = expected_hidden @ weight.T + bias

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from lorawright.evaluate.chats import EvalChat
-from lorawright.model import loss as head
+from lorawright.model.causal_lm import LossKind, measure_loss_kind, token_losses_from_logits
 from lorawright.model.divergence import hidden_states
+from lorawright.model.loss import token_losses
 
 LENGTHS = (128, 512, 2048, 8192)  # upper ends of the classes of length, in tokens
 LENGTH_CLASSES = [
@@ -115,10 +116,10 @@ def _scorer(model: Any) -> Callable[[Sequence[EvalChat]], Scores]:
     output = model.get_output_embeddings()
 
     @torch.no_grad()
-    def by_product(batch: Sequence[EvalChat]) -> Scores:
+    def fused(batch: Sequence[EvalChat]) -> Scores:
         hidden_BTH = hidden_states(model, [chat.encoded.ids for chat in batch])
         return [
-            head.token_losses(
+            token_losses(
                 hidden_TH[_tensor(_positions(chat), model)],
                 output.weight,
                 output.bias,
@@ -127,9 +128,9 @@ def _scorer(model: Any) -> Callable[[Sequence[EvalChat]], Scores]:
             for chat, hidden_TH in zip(batch, hidden_BTH, strict=True)
         ]
 
-    def by_own(batch: Sequence[EvalChat]) -> Scores:
+    def from_logits(batch: Sequence[EvalChat]) -> Scores:
         return [
-            head.own_token_losses(
+            token_losses_from_logits(
                 model,
                 _tensor(chat.encoded.ids, model),
                 _tensor(_positions(chat), model),
@@ -138,7 +139,7 @@ def _scorer(model: Any) -> Callable[[Sequence[EvalChat]], Scores]:
             for chat in batch
         ]
 
-    return by_product if head.measure(model) is head.Loss.CHUNKED else by_own
+    return fused if measure_loss_kind(model) is LossKind.FUSED else from_logits
 
 
 def _tensor(values: Sequence[int], model: Any) -> torch.Tensor:

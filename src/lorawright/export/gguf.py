@@ -25,7 +25,7 @@ from lorawright.export.gguf_file import Layout
 from lorawright.export.gguf_tokenizer import GgufTokenizer
 from lorawright.export.merge import Parts
 from lorawright.model import divergence
-from lorawright.model.divergence import Outlook
+from lorawright.model.divergence import Predictions
 from lorawright.model.load import TORCH_DTYPE
 from lorawright.run import names, owned
 from lorawright.run.files import sync
@@ -165,7 +165,7 @@ class _Task:
     parts: Parts
     tokenizer: GgufTokenizer
     rows: Sequence[tuple[int, ...]]
-    reference: Outlook
+    reference: Predictions
     name: str
     progress: Progress
 
@@ -205,12 +205,12 @@ class _Task:
             "seconds": time.perf_counter() - started,
         }
 
-    def _observe(self, path: Path) -> Outlook:
+    def _observe(self, path: Path) -> Predictions:
         """The file, through Transformers."""
         model = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=TORCH_DTYPE[self.parts.files.settings.dtype]
         )
-        found = divergence.observe(model.to(self.parts.files.device.value).eval(), self.rows)
+        found = divergence.predict(model.to(self.parts.files.device.value).eval(), self.rows)
         del model
         gc.collect()
         return found

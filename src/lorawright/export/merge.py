@@ -30,7 +30,7 @@ from lorawright.errors import ModelError, RunFolderError
 from lorawright.evaluate import chats
 from lorawright.export.merged_weights import MergedWeights, plan
 from lorawright.model import divergence, tuned
-from lorawright.model.divergence import Divergence, Outlook
+from lorawright.model.divergence import Divergence, Predictions
 from lorawright.model.tuned import TunedFiles
 from lorawright.run import outputs, owned
 from lorawright.run.folder import RunFolder
@@ -322,19 +322,19 @@ def refuse_divergence(found: Divergence, bound: float, where: str) -> None:
         )
 
 
-def observe_tuned(parts: Parts, rows: list[tuple[int, ...]], *, quantized: bool) -> Outlook:
+def observe_tuned(parts: Parts, rows: list[tuple[int, ...]], *, quantized: bool) -> Predictions:
     """Base + adapter; `quantized` as in training, where the run was one of QLoRA."""
     base = parts.files.load_base(quantized=quantized)
     return _observe(parts.files.add_adapter(base), rows)
 
 
-def observe_folder(parts: Parts, folder: Path, rows: list[tuple[int, ...]]) -> Outlook:
+def observe_folder(parts: Parts, folder: Path, rows: list[tuple[int, ...]]) -> Predictions:
     """A merged folder, through plain Transformers."""
     return _observe(parts.files.load_base(folder, quantized=False), rows)
 
 
-def _observe(whole: Any, rows: list[tuple[int, ...]]) -> Outlook:
-    found = divergence.observe(whole, rows)
+def _observe(whole: Any, rows: list[tuple[int, ...]]) -> Predictions:
+    found = divergence.predict(whole, rows)
     del whole
     gc.collect()  # modules refer to each other: without this two models are in memory
     return found

@@ -1,4 +1,4 @@
-"""Attention over a pass, segment by segment: no cross-talk, no L x L mask, prefixes once.
+"""Queries, keys, values of a pass → attention within each chat, without an L x L mask.
 
     keys       | before | S S S S | a a a | b b |      before: from another pass, may be empty
     queries             | S S S S | a a a | b b |
@@ -29,7 +29,7 @@ from lorawright.model import varlen
 from lorawright.model.varlen import VarlenIndex
 from lorawright.plan.attention import KERNEL_CAPABILITY, PACKED, Attention
 
-HARMLESS = {
+NEUTRAL_KEYWORDS = {
     "position_ids", "position_embeddings", "is_causal", "cache_position", "use_cache",
     "output_attentions", "output_hidden_states", "output_router_logits", "return_dict",
     "layer_idx", "num_items_in_batch", "deterministic", "logits_to_keep",
@@ -147,10 +147,10 @@ def pass_inputs(shape: PassShape, implementation: str) -> dict[str, Any]:
     return {"pass_shape": shape} if implementation in PACKED else {}
 
 
-def _checked(
+def _required_shape(
     module: nn.Module, attention_mask: Any, pass_shape: PassShape | None, others: dict[str, Any]
 ) -> PassShape:
-    """The pass, where nothing else is asked of the attention.
+    """The pass, if nothing beyond causal attention within it is asked for.
 
     Raises:
         ModelError: The model does not hand on what a pass is, or wants more than causal attention.
@@ -158,7 +158,7 @@ def _checked(
     unknown = [
         name
         for name, value in others.items()
-        if name not in HARMLESS and value is not None and value is not False
+        if name not in NEUTRAL_KEYWORDS and value is not None and value is not False
     ]
     if attention_mask is not None:
         unknown.append("attention_mask")
@@ -170,20 +170,20 @@ def _checked(
         if unknown
         else f"{layer} does not hand on which tokens of a pass are one chat",
         where="model.name",
-        hint=WAY_OUT,
+        hint=FALLBACK,
     )
 
 
-WAY_OUT = (
+FALLBACK = (
     "write `training.tokens_per_pass: 1` and `training.share_prefixes: false`: one chat at a "
     "time, by the model's own attention"
 )
 
 
-def _settled(
+def _with_shared_keys(
     module: nn.Module, key_BMTD: torch.Tensor, value_BMTD: torch.Tensor, shape: PassShape
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values with what other passes share."""
+    """Keys and values, after those that an earlier pass of the step has computed."""
     if shape.prefixes is Prefixes.NONE:
         return key_BMTD, value_BMTD
     layer: int = module.layer_idx  # type: ignore[assignment] # Transformers' attention has it
@@ -213,8 +213,8 @@ def attend(
     Returns:
         The output as (B, T, N, D), and no weights.
     """
-    shape = _checked(module, attention_mask, pass_shape, others)
-    key_BMKD, value_BMKD = _settled(module, key_BMTD, value_BMTD, shape)
+    shape = _required_shape(module, attention_mask, pass_shape, others)
+    key_BMKD, value_BMKD = _with_shared_keys(module, key_BMTD, value_BMTD, shape)
     # split, not sliced: a slice's gradient is a whole tensor of zeros with the slice in it
     queries = torch.split(query_BNTD, list(shape.sizes), dim=2)
     keys = torch.split(key_BMKD, [*shape.before, *shape.sizes], dim=2)
@@ -302,8 +302,8 @@ def attend_varlen(
     These kernels align the causal mask with the ends of queries and keys (FlashAttention 2.1 and
     later, its README), which is what a segment after its ancestors needs.
     """
-    shape = _checked(module, attention_mask, pass_shape, others)
-    key_BMKD, value_BMKD = _settled(module, key_BMTD, value_BMTD, shape)
+    shape = _required_shape(module, attention_mask, pass_shape, others)
+    key_BMKD, value_BMKD = _with_shared_keys(module, key_BMTD, value_BMTD, shape)
     if shape.index is None:
         sizes = (*shape.before, *shape.sizes)
         shape.index = VarlenIndex.of(shape.sizes, sizes, shape.paths, query_BNTD.device)

@@ -1,7 +1,10 @@
-"""How far one model's predictions are from another's: KL, and how often the first choice agrees.
+"""Two models and rows of ids → KL divergence, and how often their most likely tokens agree.
 
-    model A ─► hidden states, head ─► kept        one model in memory at a time: hidden states
-    model B ─► hidden states, head ─► compared    of a few thousand tokens are megabytes, logits not
+    model A ─► hidden states, head ─► Predictions ─┐
+    model B ─► hidden states, head ─► Predictions ─┴► Divergence
+
+One model is in memory at a time: hidden states of a few thousand tokens are megabytes, logits are
+gigabytes.
 
 Shapes: B chats of a pass, T tokens, P positions of all chats, C of a chunk, H hidden, V vocabulary.
 """
@@ -18,13 +21,14 @@ from torch import nn
 
 from lorawright.errors import ModelError
 from lorawright.model import loss
+from lorawright.model.causal_lm import LossKind, backbone, measure_loss_kind
 
 CHUNK = 128  # two times 128 x 151,936 logits in float64 are 0.3 GB
 
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """KL(A ‖ B) in nats over P positions, and the share of positions with the same first choice."""
+    """KL(A ‖ B) in nats over P positions, and the share with the same most likely token."""
 
     max_kl: float
     mean_kl: float
@@ -37,8 +41,8 @@ class Divergence:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
-    """What a model predicts after every token of some chats, without its logits."""
+class Predictions:
+    """What a model predicts after every token of some chats: the factors of its logits."""
 
     hidden_PH: torch.Tensor
     weight_VH: torch.Tensor
@@ -54,13 +58,17 @@ class Outlook:
         return logits_CV.double()
 
 
-def observe(model: Any, rows: Sequence[Sequence[int]]) -> Outlook:
-    """What a model in evaluation mode predicts along rows of ids.
+def predict(model: Any, rows: Sequence[Sequence[int]]) -> Predictions:
+    """What a model predicts after each token of some rows.
+
+    Args:
+        model: Base or PEFT model, in evaluation mode.
+        rows: Ids of a chat each.
 
     Raises:
         ModelError: Its logits are scaled or capped behind its head.
     """
-    if loss.measure(model) is not loss.Loss.CHUNKED:
+    if measure_loss_kind(model) is not LossKind.FUSED:
         raise ModelError(
             "scales or caps its logits, which this comparison does not",
             where=str(model.config.name_or_path),
@@ -69,11 +77,11 @@ def observe(model: Any, rows: Sequence[Sequence[int]]) -> Outlook:
     hidden = [hidden_states(model, [row])[0].float().cpu() for row in rows]
     output = model.get_output_embeddings()
     bias_V = None if output.bias is None else output.bias.detach().clone()
-    return Outlook(torch.cat(hidden), output.weight.detach().clone(), bias_V, len(rows))
+    return Predictions(torch.cat(hidden), output.weight.detach().clone(), bias_V, len(rows))
 
 
 @torch.no_grad()
-def compare(reference: Outlook, other: Outlook) -> Divergence:
+def compare(reference: Predictions, other: Predictions) -> Divergence:
     """How far `other` is from `reference` on the same rows; a vocabulary's padding is left out."""
     num_tokens = min(len(reference.weight_VH), len(other.weight_VH))
     total, largest, num_agreeing = 0.0, 0.0, 0
@@ -103,6 +111,6 @@ def hidden_states(model: Any, rows: Sequence[Sequence[int]]) -> torch.Tensor:
     for number, row in enumerate(rows):
         ids_BT[number, : len(row)] = torch.tensor(row)
     whole = model.get_base_model() if isinstance(model, PeftModel) else model
-    output = loss.backbone(whole)(ids_BT.to(model.device), use_cache=False)
+    output = backbone(whole)(ids_BT.to(model.device), use_cache=False)
     hidden_BTH: torch.Tensor = output.last_hidden_state
     return hidden_BTH

@@ -1,14 +1,17 @@
-"""Dropout on the adapters' inputs: a function of (seed, step, chat, token, adapter), not of layout.
+"""An adapter's input → the input with dropout, whose mask depends on a key and not on packing.
 
     pass           | chat 7, 40 tokens | chat 2, 25 tokens |
-    mask of q_proj  draw(step, 7, q)    draw(step, 2, q)      the same in any pass, on any rank
+    mask of q_proj  mask(step, 7, q)    mask(step, 2, q)      the same in any pass, on any rank
 
-So passes, processes and a resume leave a step as it is, also with dropout. A prefix that several
-chats of a step share is drawn once, as the one of them with the smallest number. Adapters that read
-one input (q, k, v; gate, up) share its draw: four a layer instead of PEFT's seven. Each adapter
-still sees an independent draw at every token, feature and step, as in the LoRA paper.
+The key is (seed, step, chat, token, adapter): packing, processes and a resume leave a step as it
+is, also with dropout. A prefix that several chats of a step share has one mask, that of the chat
+with the smallest number. Adapters that read one input (q, k, v; gate, up) share its mask: four a
+layer instead of PEFT's seven. Each adapter still sees an independent mask at every token, feature
+and step, as in the LoRA paper.
 
 The adapter stays a PEFT adapter: only the modules in its `lora_dropout` are exchanged.
+
+Shapes: T tokens of a pass, H inputs of a layer.
 """
 
 from __future__ import annotations
@@ -33,8 +36,8 @@ INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass
-class Draws:
-    """What all dropouts of a model share: where the run is, and the last output.
+class DropoutState:
+    """What all dropouts of a model share: the step, the pass, and the last output.
 
     Attributes:
         seed: Of the run.
@@ -79,39 +82,41 @@ class _MaskedScale(torch.autograd.Function):
         return masked(upstream[0], kept).mul_(ctx.scale), None, None
 
 
-class PlannedDropout(nn.Module):
+class KeyedDropout(nn.Module):
     """Dropout of one adapter's input.
 
     Args:
         rate: Share of elements set to zero.
         number: The adapter's, its part of the key.
-        draws: Shared by all adapters of the model.
+        state: Shared by all adapters of the model.
     """
 
-    def __init__(self, rate: float, number: int, draws: Draws) -> None:
+    def __init__(self, rate: float, number: int, state: DropoutState) -> None:
         super().__init__()
-        self.rate, self.number, self.draws = rate, number, draws
+        self.rate, self.number, self.state = rate, number, state
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x of shape (…, T, H), T the tokens of the pass."""
         if not self.training or self.rate == 0:
             return x
-        draws = self.draws
-        if draws.last_input is not x or draws.last_output is None:
+        state = self.state
+        if state.last_input is not x or state.last_output is None:
             kept = self.keep_mask(x.shape[-2], x.shape[-1], x.device)
-            draws.last_output = _MaskedScale.apply(  # type: ignore[no-untyped-call] # torch's own
+            state.last_output = _MaskedScale.apply(  # type: ignore[no-untyped-call] # torch's own
                 x, kept.view(x.shape), 1 / (1 - self.rate)
             )
-            draws.last_input = x
-        assert draws.last_output is not None
-        return draws.last_output
+            state.last_input = x
+        assert state.last_output is not None
+        return state.last_output
 
     def keep_mask(self, num_tokens: int, width: int, device: torch.device) -> torch.Tensor:
-        """(T, H) of int8, -1 where an element is kept, else 0, drawn chat by chat."""
-        draws = self.draws
+        """(T, H) of int8, -1 where an element is kept, else 0, made chat by chat."""
+        state = self.state
         parts = [
-            _bits((draws.seed, draws.step, chat, self.number), start * width, end * width, device)
-            for chat, start, end in draws.segments
+            _random_bits(
+                (state.seed, state.step, chat, self.number), start * width, end * width, device
+            )
+            for chat, start, end in state.segments
         ]
         assert sum(map(len, parts)) == num_tokens * width, "begin_pass was not called for this pass"
         bits = torch.cat(parts).view(num_tokens, width)
@@ -121,7 +126,7 @@ class PlannedDropout(nn.Module):
         return bits.bitwise_right_shift_(BITS).to(torch.int8)
 
 
-def _bits(
+def _random_bits(
     key: tuple[int, int, int, int], start: int, end: int, device: torch.device
 ) -> torch.Tensor:
     """Elements start to end of a stream of int16 values that depends on the key alone.
@@ -143,21 +148,21 @@ def _bits(
     return stream[start:]
 
 
-def plan(model: PeftModel, rate: float, seed: int) -> Draws:
-    """Gives all adapters of a model planned dropout, and keeps their inputs in the base's numbers.
+def install(model: PeftModel, rate: float, seed: int) -> DropoutState:
+    """Gives all adapters of a model keyed dropout, and keeps their inputs in the base's dtype.
 
     PEFT copies each adapter's input to float32 first; under autocast the product is done in the
-    base's numbers all the same. Its own switch for that is `cast_input_dtype_enabled`.
+    base's dtype all the same. Its own switch for that is `cast_input_dtype_enabled`.
     """
-    draws = Draws(seed)
+    state = DropoutState(seed)
     numbers = {module: n for n, module in enumerate(_lora_layers(model))}
     for layers in siblings(model):
         for layer in layers:
             layer.cast_input_dtype_enabled = False
             for name in layer.lora_dropout:
                 # ZeRO-3 gives each layer another object for the same input; the number is one
-                layer.lora_dropout[name] = PlannedDropout(rate, numbers[layers[0]], draws)
-    return draws
+                layer.lora_dropout[name] = KeyedDropout(rate, numbers[layers[0]], state)
+    return state
 
 
 def siblings(model: nn.Module) -> Iterator[tuple[LoraLayer, ...]]:
@@ -178,9 +183,9 @@ def _lora_layers(model: nn.Module) -> list[LoraLayer]:
     return [module for module in model.modules() if isinstance(module, LoraLayer)]
 
 
-def draws_of(model: nn.Module) -> Draws | None:
-    """The draws of a model that `plan` was called for; None without dropout."""
+def state_of(model: nn.Module) -> DropoutState | None:
+    """The state of a model that `install` was called for; None without keyed dropout."""
     for module in model.modules():
-        if isinstance(module, PlannedDropout):
-            return module.draws
+        if isinstance(module, KeyedDropout):
+            return module.state
     return None

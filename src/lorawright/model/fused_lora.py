@@ -1,9 +1,10 @@
-"""LoRA layers that cost little: one small product for adapters that read the same input.
+"""A PEFT model → the same model with fused LoRA: one product for adapters that read one input.
 
     PEFT, a layer of q, k, v            here
-    drop(x) A_q  B_q  scale  add        drop(x) [A_q A_k A_v]      one product, one draw
-    drop(x) A_k  B_k  scale  add        q += scale h_q B_q         into the base's output
-    drop(x) A_v  B_v  scale  add        k += …  v += …
+    drop(x) A_q  B_q  scale  add        drop(x) [A_q A_k A_v]      one product, one dropout mask
+    drop(x) A_k  B_k  scale  add        q += scale h_q B_q         added to the base's output
+    drop(x) A_v  B_v  scale  add        k += scale h_k B_k
+                                        v += scale h_v B_v
 
 The adapter stays a PEFT adapter: this is a `LoraVariant`, PEFT's own hook for another forward
 (peft 0.21, tuners/lora/layer.py), put on the layers of a model in training and never saved.
@@ -23,10 +24,10 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import LoraVariant
 from torch import nn
 
-from lorawright.model.dropout import PlannedDropout, masked, siblings
+from lorawright.model.dropout import KeyedDropout, masked, siblings
 
 
-class _Down(torch.autograd.Function):
+class _DownProjection(torch.autograd.Function):
     """x → drop(x) A for each of several A, as one product."""
 
     @staticmethod
@@ -62,7 +63,7 @@ class _Down(torch.autograd.Function):
         return x_gradient_TH, None, None, *given
 
 
-class _Up(torch.autograd.Function):
+class _UpProjection(torch.autograd.Function):
     """base + scaling * h B, one product with the sum in it."""
 
     @staticmethod
@@ -91,11 +92,11 @@ class _Up(torch.autograd.Function):
 
 @dataclass
 class _Group:
-    """Layers that read one input, and what the first of them has made of it.
+    """Layers that read one input, and the products that the first of them has computed.
 
     Attributes:
         layers: In the order they are called in.
-        last_input: What `hidden` was made of; layers of a group are given the same object.
+        last_input: What `hidden` was computed from; PEFT gives the layers of a group one object.
         hidden: Layer's place → its h, (T, R).
     """
 
@@ -118,17 +119,17 @@ class _Group:
         weights = [layer.lora_A[adapter].weight for layer in self.layers]
         dropout = self.layers[0].lora_dropout[adapter]
         kept_TH, scale = None, 1.0
-        if isinstance(dropout, PlannedDropout) and dropout.training and dropout.rate > 0:
+        if isinstance(dropout, KeyedDropout) and dropout.training and dropout.rate > 0:
             kept_TH = dropout.keep_mask(len(x_TH), x_TH.shape[1], x.device)
             scale = 1 / (1 - dropout.rate)
-        hidden: tuple[torch.Tensor, ...] = _Down.apply(  # type: ignore[no-untyped-call] # torch's
+        hidden: tuple[torch.Tensor, ...] = _DownProjection.apply(  # type: ignore[no-untyped-call] # torch's
             x_TH, kept_TH, scale, *weights
         )
         return hidden
 
 
-class LeanVariant(LoraVariant):  # type: ignore[misc] # peft is followed loosely
-    """PEFT calls it in place of its own sum.
+class FusedLoraVariant(LoraVariant):  # type: ignore[misc] # peft is followed loosely
+    """The forward that PEFT calls in place of its own sum.
 
     Args:
         group: The layers that read one input with this one.
@@ -142,7 +143,7 @@ class LeanVariant(LoraVariant):  # type: ignore[misc] # peft is followed loosely
     ) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):
             hidden_TR = self.group.down(module, active_adapter, x.to(result.dtype))
-            output_TO: torch.Tensor = _Up.apply(  # type: ignore[no-untyped-call] # torch's
+            output_TO: torch.Tensor = _UpProjection.apply(  # type: ignore[no-untyped-call] # torch's
                 result.reshape(-1, result.shape[-1]),
                 hidden_TR,
                 module.lora_B[active_adapter].weight,
@@ -152,14 +153,14 @@ class LeanVariant(LoraVariant):  # type: ignore[misc] # peft is followed loosely
 
 
 def install(model: PeftModel) -> None:
-    """Makes a model's plain LoRA layers lean; layers with a variant of their own (DoRA) stay.
+    """Fuses a model's plain LoRA layers; layers with a variant of their own (DoRA) stay.
 
     Not for ZeRO-3: there a weight is whole only inside its own module's forward.
     """
     for group in _groups(model):
         for layer in group.layers:
             for adapter in layer.lora_A:
-                layer.lora_variant[adapter] = LeanVariant(group)
+                layer.lora_variant[adapter] = FusedLoraVariant(group)
 
 
 def _groups(model: nn.Module) -> Iterator[_Group]:

@@ -85,7 +85,7 @@ def add_adapter(
             hint="leave `lm_head` out; `all-linear` does",
         )
     to_float32(model)
-    dropout.plan(model, settings.dropout, seed)
+    dropout.install(model, settings.dropout, seed)
     if not partitioned:
         fused_lora.install(model)
     return model

@@ -1,51 +1,31 @@
-"""The output head and the loss, at trained positions only, in chunks.
+"""Hidden states, the output head's weight and targets → sums of loss, hits and entropy, in chunks.
 
-    hidden_TH ──pick──► hidden_PH ──chunks──► logits_CV ──► sum of -log p(target), hits
-                                              never more than CHUNK x vocabulary at once
+Fused linear cross-entropy: the product with the head's weight and the cross-entropy are one
+operation, so that logits exist at trained positions only, and for one chunk of them at a time.
+
+    hidden_PH ──chunks──► logits_CV ──► sums of -log p(target), hits, entropy
+                              │         never more than CHUNK x vocabulary at once
+                              └──► gradient_PH, in the same buffer
 
 For Qwen2.5-0.5B the head is 136 M of 494 M parameters; most positions of a chat are not trained.
 Its weight is frozen, so the gradient of the hidden states is all there is: it is made chunk by
 chunk in the forward pass, in place, in buffers that serve all chunks; the logits are never kept or
 computed again. A target that several chats of a shared prefix train counts once for each.
 
-Shapes: T tokens of the pass, P trained positions, C positions of a chunk, H hidden, V vocabulary.
+Shapes: P trained positions, C positions of a chunk, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-import types
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
-from transformers.utils import ModelOutput
-
-from lorawright.plan import architecture
 
 CHUNK = 256  # most rows; below it the product slows down: 390 GFLOP/s at 256 to 1024, 360 at 128
 
 
-@dataclass
-class HeadOutput(ModelOutput):  # type: ignore[misc] # transformers is followed loosely
-    """What a training pass gives back.
-
-    Attributes:
-        loss_sum: Sum over trained positions of -log p(target).
-        num_hits: Trained positions where the target is the most likely token.
-        entropy_sum: Sum over trained positions of the distribution's entropy, or 0.
-    """
-
-    loss_sum: torch.Tensor | None = None
-    num_hits: torch.Tensor | None = None
-    entropy_sum: torch.Tensor | None = None
-
-
-class Sums(NamedTuple):
+class LossSums(NamedTuple):
     """Over P positions, each counted by its weight; a tuple, for hooks on the head's output."""
 
     loss: torch.Tensor
@@ -53,7 +33,7 @@ class Sums(NamedTuple):
     entropy: torch.Tensor
 
 
-class _ChunkedLoss(torch.autograd.Function):
+class _FusedLinearCrossEntropy(torch.autograd.Function):
     """Sum of cross-entropies; the gradient is made in the forward pass."""
 
     @staticmethod
@@ -106,7 +86,7 @@ def _chunks(num_positions: int) -> list[slice]:
 
 
 class Buffers:
-    """Room for one chunk's logits in the head's numbers and in float32, for all chunks and steps.
+    """Memory for one chunk's logits in the head's dtype and in float32, for all chunks and steps.
 
     Fresh memory for each step is a gigabyte of page faults: a tenth of a step on a CPU.
     """
@@ -114,7 +94,7 @@ class Buffers:
     def __init__(self) -> None:
         self._kept: dict[torch.dtype, torch.Tensor] = {}
 
-    def _room(self, num_rows: int, weight_VH: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    def _rows(self, num_rows: int, weight_VH: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         kept = self._kept.get(dtype)
         if kept is None or kept.shape[1] != len(weight_VH) or kept.device != weight_VH.device:
             kept = weight_VH.new_empty((CHUNK, len(weight_VH)), dtype=dtype)
@@ -125,19 +105,19 @@ class Buffers:
         self, hidden_CH: torch.Tensor, weight_VH: torch.Tensor, bias_V: torch.Tensor | None
     ) -> torch.Tensor:
         """The chunk's logits in float32."""
-        own_CV = self._room(len(hidden_CH), weight_VH, weight_VH.dtype)
+        own_CV = self._rows(len(hidden_CH), weight_VH, weight_VH.dtype)
         torch.mm(hidden_CH.to(weight_VH.dtype), weight_VH.T, out=own_CV)
         if bias_V is not None:
             own_CV += bias_V
         if own_CV.dtype is torch.float32:
             return own_CV
-        return self._room(len(hidden_CH), weight_VH, torch.float32).copy_(own_CV)
+        return self._rows(len(hidden_CH), weight_VH, torch.float32).copy_(own_CV)
 
     def narrow(self, float_CV: torch.Tensor, weight_VH: torch.Tensor) -> torch.Tensor:
-        """The float32 buffer in the head's numbers."""
+        """The float32 buffer in the head's dtype."""
         if weight_VH.dtype is torch.float32:
             return float_CV
-        return self._room(len(float_CV), weight_VH, weight_VH.dtype).copy_(float_CV)
+        return self._rows(len(float_CV), weight_VH, weight_VH.dtype).copy_(float_CV)
 
 
 def _mean_logit(logits_CV: torch.Tensor) -> torch.Tensor:
@@ -145,7 +125,7 @@ def _mean_logit(logits_CV: torch.Tensor) -> torch.Tensor:
     return (logits_CV.softmax(-1) * logits_CV).sum(-1)
 
 
-def chunked_loss(
+def fused_linear_cross_entropy(
     hidden_PH: torch.Tensor,
     weight_VH: torch.Tensor,
     bias_V: torch.Tensor | None,
@@ -154,8 +134,8 @@ def chunked_loss(
     *,
     with_entropy: bool = False,
     buffers: Buffers | None = None,
-) -> Sums:
-    """Sums over P positions.
+) -> LossSums:
+    """Cross-entropy of a linear layer's logits, summed over P positions.
 
     Args:
         hidden_PH: The backbone's output at the positions.
@@ -164,15 +144,15 @@ def chunked_loss(
         targets_P: Token ids.
         weights_P: How many times each position counts; 1 by default.
         with_entropy: Also sum entropies; costs another softmax.
-        buffers: Room kept from step to step; made anew by default.
+        buffers: Memory kept from step to step; allocated anew by default.
     """
     if weights_P is None:
         weights_P = torch.ones(len(targets_P), device=hidden_PH.device)
     with torch.autocast(hidden_PH.device.type, enabled=False):
-        loss, hits, entropy = _ChunkedLoss.apply(  # type: ignore[no-untyped-call] # torch's own
+        loss, hits, entropy = _FusedLinearCrossEntropy.apply(  # type: ignore[no-untyped-call] # torch's own
             hidden_PH, weight_VH, bias_V, targets_P, weights_P, with_entropy, buffers or Buffers()
         )
-    return Sums(loss, hits, entropy)
+    return LossSums(loss, hits, entropy)
 
 
 @torch.no_grad()
@@ -195,190 +175,6 @@ def token_losses(
     return torch.cat(losses), torch.cat(hits)
 
 
-class Loss(StrEnum):
-    """Where the logits of a training pass come from."""
-
-    CHUNKED = "chunked"  # a product with the head's weight, made and forgotten in chunks
-    OWN = "own"  # the model's forward: scaled, capped or otherwise changed behind the head
-
-
-def fits(model: Any) -> bool:
-    """Whether the head is a plain product, by what the config says: no scaled or capped logits."""
-    return architecture.scaled_logits(model.config) is None
-
-
-EXACT_LOGITS, ROUGH_LOGITS = 1e-5, 0.02
-"""Most that a product's logits and the model's differ by, as a share of a row's size: in float32,
-and in 16 bits or quantized."""
-
-
-@torch.no_grad()
-def measure(model: Any) -> Loss:
-    """Whether a model's logits are its head's plain product, by computing both.
-
-    Args:
-        model: Base or PEFT model, in evaluation mode, with attention that asks for no pass.
-    """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    output = base.get_output_embeddings()
-    size = int(base.get_input_embeddings().weight.shape[0])
-    generator = torch.Generator().manual_seed(0)
-    ids_T = torch.randint(size // 10, size * 9 // 10, (16,), generator=generator)
-    ids_BT = ids_T[None].to(base.device)
-    if backbone(base) is None:
-        return Loss.OWN
-    own_TV = base(ids_BT, use_cache=False).logits[0]
-    hidden_TH = backbone(base)(ids_BT, use_cache=False).last_hidden_state[0]
-    exact = base.dtype is torch.float32 and not getattr(base, "is_quantized", False)
-    most = EXACT_LOGITS if exact else ROUGH_LOGITS
-    plain = fits(base) and apart(output(hidden_TH.to(output.weight.dtype)), own_TV) <= most
-    return Loss.CHUNKED if plain else Loss.OWN
-
-
-def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Median over rows of a difference's size as a share of the row's."""
-    found, expected = found.float(), expected.float()
-    shares = (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-12)
-    return float(shares.median())
-
-
 def sum_dtype(device: torch.device) -> torch.dtype:
     """float64 for long sums, where there is one: Apple's GPUs have none (pytorch #122602)."""
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-def backbone(base: Any) -> Any:
-    """The part before the head, or None; Llama 4's prefix names another class than its own."""
-    return getattr(base, "model", None) if base.base_model is base else base.base_model
-
-
-def install(base: Any, loss: Loss) -> None:
-    """Teaches a causal model to answer `positions_P` and `targets_P` with a `HeadOutput`.
-
-    Replaces `forward` on this one instance, the way TRL's `add_fused_lm_head` does (trl 1.16,
-    trainer/utils.py): wrappers such as DDP and FSDP only see `forward`, and Transformers has no
-    hook between the backbone and the head that works in chunks. Other calls pass through.
-
-    Args:
-        base: The model, without an adapter or with one inside.
-        loss: Where its logits come from, see `selfcheck.settle`.
-    """
-    passed_on = base.forward
-    sums = _chunked_sums if loss is Loss.CHUNKED else _own_sums
-
-    @functools.wraps(type(base).forward)
-    def forward(
-        self: Any,
-        *args: Any,
-        positions_P: torch.Tensor | None = None,
-        targets_P: torch.Tensor | None = None,
-        weights_P: torch.Tensor | None = None,
-        with_entropy: bool = False,
-        **kwargs: Any,
-    ) -> Any:
-        if positions_P is None or targets_P is None:
-            return passed_on(*args, **kwargs)
-        if weights_P is None:
-            weights_P = torch.ones(len(targets_P), device=targets_P.device)
-        call = functools.partial(
-            backbone(self) if loss is Loss.CHUNKED else passed_on, *args, use_cache=False, **kwargs
-        )
-        found = sums(self, call, positions_P, targets_P, weights_P, with_entropy)
-        return HeadOutput(loss_sum=found[0], num_hits=found[1], entropy_sum=found[2])
-
-    base.forward = types.MethodType(forward, base)
-    if loss is Loss.CHUNKED:
-        _score_inside(base.get_output_embeddings())
-
-
-def _chunked_sums(
-    base: Any,
-    call: Any,
-    positions_P: torch.Tensor,
-    targets_P: torch.Tensor,
-    weights_P: torch.Tensor,
-    with_entropy: bool,
-) -> tuple[torch.Tensor, ...]:
-    hidden_TH = call().last_hidden_state[0]
-    sums: tuple[torch.Tensor, ...] = base.get_output_embeddings()(
-        hidden_TH[positions_P], targets_P=targets_P, weights_P=weights_P, with_entropy=with_entropy
-    )
-    return sums
-
-
-def _own_logits(base: Any, call: Any, positions_P: torch.Tensor) -> torch.Tensor:
-    if "logits_to_keep" in inspect.signature(type(base).forward).parameters:
-        kept_PV: torch.Tensor = call(logits_to_keep=positions_P).logits[0]
-        return kept_PV
-    logits_TV: torch.Tensor = call().logits[0]
-    return logits_TV[positions_P]
-
-
-@torch.no_grad()
-def own_token_losses(
-    model: Any, ids_T: torch.Tensor, positions_P: torch.Tensor, targets_P: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `token_losses`, of one chat, from the model's own logits."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    call = functools.partial(base, ids_T[None], use_cache=False)
-    logits_PV = _own_logits(base, call, positions_P).float()
-    losses_P = nn.functional.cross_entropy(logits_PV, targets_P, reduction="none")
-    return losses_P, logits_PV.argmax(-1) == targets_P
-
-
-def _own_sums(
-    base: Any,
-    call: Any,
-    positions_P: torch.Tensor,
-    targets_P: torch.Tensor,
-    weights_P: torch.Tensor,
-    with_entropy: bool,
-) -> tuple[torch.Tensor, ...]:
-    """The same from the model's own logits, all of a pass at once."""
-    log_PV = _own_logits(base, call, positions_P).float().log_softmax(-1)
-    numbers = sum_dtype(log_PV.device)
-    losses_P = -log_PV.gather(-1, targets_P[:, None])[:, 0]
-    hits_P = (log_PV.detach().argmax(-1) == targets_P).to(numbers)
-    entropy = torch.zeros((), device=log_PV.device)
-    if with_entropy:
-        with torch.no_grad():
-            entropy = -(weights_P * (log_PV.exp() * log_PV).sum(-1)).sum()
-    return (weights_P * losses_P.to(numbers)).sum().float(), (weights_P * hits_P).sum(), entropy
-
-
-def _score_inside(head: Any) -> None:
-    """Teaches the head's module to answer `targets_P` with sums.
-
-    ZeRO-3 and FSDP2 hold a share of each weight and gather it around its module's own forward.
-    """
-    passed_on = head.forward
-    buffers = Buffers()
-
-    def forward(
-        self: Any,
-        hidden_PH: Any,
-        *,
-        targets_P: torch.Tensor | None = None,
-        weights_P: torch.Tensor | None = None,
-        with_entropy: bool = False,
-    ) -> Any:
-        if targets_P is None:
-            return passed_on(hidden_PH)
-        weight_VH, bias_V = _whole(self.weight), _whole(self.bias)
-        sums = chunked_loss(
-            hidden_PH,
-            weight_VH,
-            bias_V,
-            targets_P,
-            weights_P,
-            with_entropy=with_entropy,
-            buffers=buffers,
-        )
-        return sums.loss, sums.hits, sums.entropy  # ZeRO-3's hooks want a tuple
-
-    head.forward = types.MethodType(forward, head)
-
-
-def _whole(weight: Any) -> Any:
-    """FSDP2 hands out shards; the head needs all of it. A head without bias has None."""
-    return weight.full_tensor() if isinstance(weight, DTensor) else weight

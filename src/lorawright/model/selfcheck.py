@@ -1,7 +1,7 @@
-"""The loaded base, compared with itself before the first step: is a pass what its chats are alone?
+"""A loaded base → the kind of its loss; refused where a chat in a pass differs from itself alone.
 
-    pass       | S S S | a a | b b |      b's states: as alone, and no other when a is another
-    alone      | S S S       | b b |      the model's own attention, nothing of ours
+    pass       | S S S | a a | b b |      b's hidden states do not depend on a,
+    alone      | S S S       | b b |      and are those of the model's own attention
 
 Facts from configs and classes (architecture.py) lag behind new families; this does not. It costs
 five short forward passes, no gradient. Chats are made up of random tokens.
@@ -20,10 +20,9 @@ import torch
 
 from lorawright.errors import ModelError
 from lorawright.model import attention
-from lorawright.model import loss as head
-from lorawright.model.attention import WAY_OUT, PassShape
+from lorawright.model.attention import FALLBACK, PassShape
+from lorawright.model.causal_lm import LossKind, backbone, measure_loss_kind, relative_error
 from lorawright.model.load import evaluation_mode
-from lorawright.model.loss import Loss
 from lorawright.plan.attention import PACKED
 
 COMMON, BRANCH = 16, 12  # tokens of a common beginning, and of what follows it in each chat
@@ -32,30 +31,34 @@ FIRST = 5  # tokens of a chat that a leak from the chat before it reaches first
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Most of a difference, as a share of a row's size, median over rows.
+    """Highest relative error of hidden states, median over rows.
 
     A leak moves states by their own size. Exact families differ by 0 and 1e-6 in float32, by 1e-2
     in bfloat16, and where another neighbour means another batch for an expert.
+
+    Attributes:
+        leak: When the other chat of the pass is exchanged.
+        packing: Between a chat in a pass and alone.
     """
 
     leak: float
-    apart: float
+    packing: float
 
 
-EXACT = Limits(leak=1e-3, apart=1e-3)
-ROUGH = Limits(leak=0.1, apart=0.2)  # in 16 bits, and quantized
+EXACT = Limits(leak=1e-3, packing=1e-3)
+ROUGH = Limits(leak=0.1, packing=0.2)  # in 16 bits, and quantized
 
 
 @torch.no_grad()
-def settle(base: Any, *, together: bool) -> Loss:
-    """Compares passes of a base with its chats alone, and its head with its logits.
+def verify(base: Any, *, together: bool) -> LossKind:
+    """Compares passes of a base with the same chats alone, and its logits with its head's product.
 
     Args:
         base: On its device, whole, with the attention it will train with.
         together: Whether passes hold several chats.
 
     Returns:
-        Where the logits of training come from.
+        Where the logits of training must come from.
 
     Raises:
         ModelError: Chats of a pass are not what they are alone.
@@ -64,7 +67,7 @@ def settle(base: Any, *, together: bool) -> Loss:
     first, other, second = _chats(base)
     try:
         with _own_attention(base):
-            loss = head.measure(base)
+            kind = measure_loss_kind(base)
         if together:
             _compare(base, first, other, second)
     except torch.OutOfMemoryError:
@@ -78,9 +81,9 @@ def settle(base: Any, *, together: bool) -> Loss:
             f"{type(base).__name__} cannot compute a pass: {type(error).__name__}: "
             f"{str(error).strip().splitlines()[0][:200] if str(error).strip() else error!r}",
             where="model.name",
-            hint=WAY_OUT if together else "this family cannot be trained here yet; open an issue",
+            hint=FALLBACK if together else "this family cannot be trained here yet; open an issue",
         ) from error
-    return loss
+    return kind
 
 
 def _chats(base: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -95,23 +98,23 @@ def _chats(base: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def _compare(base: Any, first: torch.Tensor, other: torch.Tensor, second: torch.Tensor) -> None:
     found_TH = _states(base, first, second)
-    leak = head.apart(_states(base, other, second)[:FIRST], found_TH[:FIRST])
+    leak = relative_error(_states(base, other, second)[:FIRST], found_TH[:FIRST])
     if not leak <= _limits(base).leak:  # also where it is not a number
         raise ModelError(
             f"a chat of {type(base).__name__} sees the chat before it in a pass: its states move "
             f"by {leak:.1%} when that one changes",
             where="model.name",
-            hint=WAY_OUT,
+            hint=FALLBACK,
         )
     with _own_attention(base):
-        alone_TH = head.backbone(base)(second[None].to(base.device), use_cache=False)[0][0]
-    apart = head.apart(found_TH, alone_TH[-len(found_TH) :])
-    if not apart <= _limits(base).apart:
+        alone_TH = backbone(base)(second[None].to(base.device), use_cache=False)[0][0]
+    error = relative_error(found_TH, alone_TH[-len(found_TH) :])
+    if not error <= _limits(base).packing:
         raise ModelError(
             f"a chat of {type(base).__name__} is not in a pass what it is alone: its states "
-            f"differ by {apart:.1%}",
+            f"differ by {error:.1%}",
             where="model.name",
-            hint=WAY_OUT,
+            hint=FALLBACK,
         )
 
 
@@ -122,7 +125,7 @@ def _states(base: Any, first: torch.Tensor, second: torch.Tensor) -> torch.Tenso
     shape = PassShape((shared, BRANCH, BRANCH), ((0,), (0, 1), (0, 2)))
     ids = torch.cat([first, second[shared:]])
     positions = torch.cat([torch.arange(len(first)), torch.arange(shared, len(second))])
-    output = head.backbone(base)(
+    output = backbone(base)(
         ids[None].to(base.device),
         position_ids=positions[None].to(base.device),
         use_cache=False,

@@ -1,4 +1,4 @@
-"""Kernels that attend segment after segment in one call, and which of them works here.
+"""Queries, keys, values, segment bounds → attention in one kernel call: FlashAttention or PyTorch.
 
 Shapes: N query heads, M key heads, T tokens, K keys, D head size.
 """
@@ -16,7 +16,19 @@ from lorawright.plan import attention
 
 @dataclass(frozen=True, slots=True)
 class VarlenIndex:
-    """A pass in the terms of varlen kernels: segment after segment, its keys one after another."""
+    """A pass as varlen kernels take it: segments one after another, each with the keys it sees.
+
+        queries             | S S S S | a a a | b b |           cumulative_queries  0 4 7 9
+        gathered keys       | S S S S | S S S S a a a | S S S S b b |
+                                                                cumulative_keys     0 4 11 17
+
+    Attributes:
+        keys: For each gathered key, its place among the keys of all segments.
+        cumulative_queries: Where each segment's queries begin, and the end.
+        cumulative_keys: Where each segment's gathered keys begin, and the end.
+        longest_queries: Most queries of a segment.
+        longest_keys: Most keys of a segment.
+    """
 
     keys: torch.Tensor
     cumulative_queries: torch.Tensor

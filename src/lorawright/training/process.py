@@ -19,8 +19,8 @@ from lorawright.distributed import group as processes
 from lorawright.distributed.control import Pulse
 from lorawright.distributed.group import ALONE, Group
 from lorawright.distributed.signals import Stop, stop_on_signals
-from lorawright.model import load, lora, loss, selfcheck
-from lorawright.model.loss import Loss
+from lorawright.model import causal_lm, load, lora, selfcheck
+from lorawright.model.causal_lm import LossKind
 from lorawright.plan import attention
 from lorawright.plan.attention import Attention
 from lorawright.plan.run_plan import RunPlan
@@ -181,14 +181,14 @@ def _load_model(plan: RunPlan, tell: Tell) -> Any:
         )
     partitioned = config.distributed.strategy is Strategy.ZERO3
     if partitioned:
-        kind = Loss.CHUNKED if loss.fits(base) else Loss.OWN
+        kind = LossKind.FUSED if causal_lm.has_plain_logits(base) else LossKind.LOGITS
         tell(Noted("passes are not compared with chats alone: ZeRO-3 has divided the weights"))
     else:
         alone = chosen is Attention.OWN and config.training.tokens_per_pass == 1
-        kind = selfcheck.settle(base, together=not alone)
-    if kind is Loss.OWN:
+        kind = selfcheck.verify(base, together=not alone)
+    if kind is LossKind.LOGITS:
         tell(Noted("the loss is taken from the model's own logits, which it scales or caps"))
-    loss.install(base, kind)
+    causal_lm.install(base, kind)
     return lora.add_adapter(base, config.lora, config.training.seed, partitioned=partitioned)
 
 

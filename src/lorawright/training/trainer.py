@@ -27,9 +27,9 @@ from lorawright.distributed import group
 from lorawright.errors import ConfigError, TrainError
 from lorawright.hardware import Device
 from lorawright.model import dropout
-from lorawright.model import loss as head
 from lorawright.model.load import evaluation_mode
 from lorawright.model.lora import to_float32
+from lorawright.model.loss import sum_dtype
 from lorawright.plan.packing import PassKind
 from lorawright.plan.steps import Plan, Step
 from lorawright.run.events import EvaluationProgressed, MetricsLogged, StepFinished, Tell
@@ -121,7 +121,7 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         )
         self.remove_callback(PrinterCallback)
         to_float32(self.model)  # TRL makes a quantized model's adapter bfloat16
-        self.draws = dropout.draws_of(self.model)
+        self.dropout_state = dropout.state_of(self.model)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """All steps, or as many as there are until a signal; see `cut_short`."""
@@ -145,8 +145,8 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         loss = torch.zeros((), device=self.args.device)
         self._num_hits, self._entropy_sum = 0, 0.0
         for number, tensors in enumerate(inputs["passes"]):
-            if self.draws is not None:
-                self.draws.begin_pass(inputs["number"], inputs["drawn"][number])
+            if self.dropout_state is not None:
+                self.dropout_state.begin_pass(inputs["number"], inputs["drawn"][number])
             if inputs["kinds"][number] is PassKind.COLLECT:
                 self._collect(model, tensors)
                 continue
@@ -215,8 +215,8 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
         assert self.eval_chats is not None and self.eval_plan is not None
         started = time.perf_counter()
         evaluation_mode(self.model_wrapped)
-        numbers = head.sum_dtype(self.args.device)
-        sums_K = torch.zeros(2, dtype=numbers, device=self.args.device)
+        dtype = sum_dtype(self.args.device)
+        sums_K = torch.zeros(2, dtype=dtype, device=self.args.device)
         num_targets = 0
         for step in self.eval_plan.evaluation():
             if not self._evaluate_step(step, sums_K):
@@ -272,8 +272,8 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
 
     def _over_ranks(self, value: float) -> float:
         """Its sum over all processes."""
-        numbers = head.sum_dtype(self.args.device)
-        own = torch.tensor(value, dtype=numbers, device=self.args.device)
+        dtype = sum_dtype(self.args.device)
+        own = torch.tensor(value, dtype=dtype, device=self.args.device)
         return float(self.accelerator.reduce(own, "sum"))
 
     def floating_point_ops(self, inputs: Any) -> int:
