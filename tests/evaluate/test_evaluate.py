@@ -80,11 +80,11 @@ def test_answers_are_those_of_one_question_alone(
     trained_run: RunFolder, found: dict[str, Any]
 ) -> None:
     """Left padding and batches change no answer: each prompt alone, through the template."""
-    from lorawright.inference.generate import Sampling, Talker
+    from lorawright.inference.generate import ChatModel, Sampling
 
-    talker = Talker.load(trained_run, read_config(trained_run).model)
+    model = ChatModel.load(trained_run, read_config(trained_run).model)
     for sample in found["samples"][::5]:
-        pieces = talker.answer(sample["prompt"], Sampling(48), tools=sample["tools"])
+        pieces = model.answer(sample["prompt"], Sampling(48), tools=sample["tools"])
         alone = "".join(pieces)
         assert sample["tuned"] == alone
 

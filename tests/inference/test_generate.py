@@ -11,7 +11,7 @@ import pytest
 from lorawright.cli import run as command
 from lorawright.cli.converse import Conversation
 from lorawright.config.schema import ModelSettings
-from lorawright.inference.generate import Sampling, Talker
+from lorawright.inference.generate import ChatModel, Sampling
 from lorawright.run.folder import open_run
 
 Capture = pytest.CaptureFixture[str]
@@ -19,13 +19,13 @@ QUESTION = {"role": "user", "content": "Who are you?"}
 
 
 @pytest.fixture(scope="module")
-def talker(small_run: Path) -> Talker:
+def chat_model(small_run: Path) -> ChatModel:
     folder, config = open_run(small_run)
-    return Talker.load(folder, ModelSettings.model_validate(config["model"]))
+    return ChatModel.load(folder, ModelSettings.model_validate(config["model"]))
 
 
-def test_history_and_commands(talker: Talker, capsys: Capture) -> None:
-    conversation = Conversation(talker, Sampling(max_new_tokens=12))
+def test_history_and_commands(chat_model: ChatModel, capsys: Capture) -> None:
+    conversation = Conversation(chat_model, Sampling(max_new_tokens=12))
     conversation.ask("Who are you?")
     first = list(conversation.history)
     assert [message["role"] for message in first] == ["user", "assistant"]
@@ -47,16 +47,16 @@ def test_history_and_commands(talker: Talker, capsys: Capture) -> None:
     assert "nothing has been asked yet" in error and "/nonsense is no command" in error
 
 
-def test_retry_samples_anew(talker: Talker) -> None:
-    conversation = Conversation(talker, Sampling(max_new_tokens=24, temperature=3.0))
+def test_retry_samples_anew(chat_model: ChatModel) -> None:
+    conversation = Conversation(chat_model, Sampling(max_new_tokens=24, temperature=3.0))
     conversation.ask("Who are you?")
     first = conversation.history[1]["content"]
     conversation.command("/retry")
     assert conversation.history[1]["content"] != first
 
 
-def test_a_caller_that_stops_listening_stops_the_answer(talker: Talker) -> None:
-    stream = talker.answer([QUESTION], Sampling(max_new_tokens=4000, temperature=5.0))
+def test_a_caller_that_stops_listening_stops_the_answer(chat_model: ChatModel) -> None:
+    stream = chat_model.answer([QUESTION], Sampling(max_new_tokens=4000, temperature=5.0))
     next(stream)
     started = time.perf_counter()
     stream.close()
@@ -65,17 +65,17 @@ def test_a_caller_that_stops_listening_stops_the_answer(talker: Talker) -> None:
 
 @pytest.mark.parametrize("word", ["exit", "QUIT", "/exit", "/quit", "", "/q"])
 def test_words_that_end_a_chat(
-    talker: Talker, word: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    chat_model: ChatModel, word: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     said = iter([word])
     monkeypatch.setattr("rich.console.Console.input", lambda *_, **__: next(said))
-    Conversation(talker, Sampling(max_new_tokens=4)).run()
+    Conversation(chat_model, Sampling(max_new_tokens=4)).run()
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(("given", "used"), [(0, 0), (5, 5), (None, 7)])
-def test_pad_id_0_is_a_pad_id(talker: Talker, given: int | None, used: int) -> None:
-    made = Talker(talker.model, SimpleNamespace(pad_token_id=given), [7])
+def test_pad_id_0_is_a_pad_id(chat_model: ChatModel, given: int | None, used: int) -> None:
+    made = ChatModel(chat_model.model, SimpleNamespace(pad_token_id=given), [7])
     assert made._generation(Sampling()).pad_token_id == used
 
 

@@ -20,9 +20,10 @@ from helpers import WEATHER
 
 from lorawright.cli import run as command
 from lorawright.config.schema import ModelSettings
-from lorawright.inference import app, gate, request, turns
+from lorawright.inference import app, request_queue, stream_filter
 from lorawright.inference import server as serve
-from lorawright.inference.generate import Ending, Sampling, Talker
+from lorawright.inference.chat_request import parse
+from lorawright.inference.generate import ChatModel, GenerationResult, Sampling
 from lorawright.run.folder import open_run
 
 Capture = pytest.CaptureFixture[str]
@@ -31,18 +32,20 @@ LONG = {"max_tokens": 1800, "temperature": 2.0, "seed": 4}
 
 
 @pytest.fixture(scope="module")
-def talker(small_run: Path) -> Talker:
+def chat_model(small_run: Path) -> ChatModel:
     folder, config = open_run(small_run)
-    return Talker.load(folder, ModelSettings.model_validate(config["model"]))
+    return ChatModel.load(folder, ModelSettings.model_validate(config["model"]))
 
 
 @contextmanager
-def running(talker: Talker, name: str = "my-run") -> Iterator[int]:
+def running(chat_model: ChatModel, name: str = "my-run") -> Iterator[int]:
     """A server in this process; gives its port."""
     import uvicorn
 
     bound = serve.bind(0)
-    made = app.application(turns.Turns(talker), name, Sampling(max_new_tokens=30))
+    made = app.application(
+        request_queue.RequestQueue(chat_model), name, Sampling(max_new_tokens=30)
+    )
     server = uvicorn.Server(uvicorn.Config(made, log_level="error", lifespan="off", ws="none"))
     thread = Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()
@@ -52,15 +55,15 @@ def running(talker: Talker, name: str = "my-run") -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def port(talker: Talker) -> Iterator[int]:
-    with running(talker) as number:
+def port(chat_model: ChatModel) -> Iterator[int]:
+    with running(chat_model) as number:
         yield number
 
 
 @pytest.fixture(scope="module")
-def endless(talker: Talker) -> Iterator[int]:
+def endless(chat_model: ChatModel) -> Iterator[int]:
     """The port of a model that no token stops."""
-    with running(Talker(talker.model, talker.tokenizer, [10**6])) as number:
+    with running(ChatModel(chat_model.model, chat_model.tokenizer, [10**6])) as number:
         yield number
 
 
@@ -87,11 +90,11 @@ def get(port: int, path: str, **headers: str) -> tuple[int, bytes]:
     return answer.status, content
 
 
-def test_openai_client(port: int, talker: Talker) -> None:
-    """The client's answers, whole and streamed, are the talker's own; tokens are counted."""
+def test_openai_client(port: int, chat_model: ChatModel) -> None:
+    """The client's answers, whole and streamed, are the model's own; tokens are counted."""
     from openai import OpenAI
 
-    expected = "".join(talker.answer([QUESTION], Sampling(max_new_tokens=30)))
+    expected = "".join(chat_model.answer([QUESTION], Sampling(max_new_tokens=30)))
     asked: dict[str, Any] = {"messages": [QUESTION], "temperature": 0, "max_tokens": 30}
     with OpenAI(base_url=f"http://{serve.HOST}:{port}/v1", api_key="none") as client:
         assert [model.id for model in client.models.list().data] == ["my-run"]
@@ -109,16 +112,16 @@ def test_openai_client(port: int, talker: Talker) -> None:
     assert 0 < whole.usage.completion_tokens <= 30 < whole.usage.total_tokens
 
 
-class Scripted(Talker):
+class Scripted(ChatModel):
     """Says a given text, a character at a time."""
 
-    def __init__(self, talker: Talker, text: str) -> None:
-        super().__init__(talker.model, talker.tokenizer, talker.end_ids)
+    def __init__(self, chat_model: ChatModel, text: str) -> None:
+        super().__init__(chat_model.model, chat_model.tokenizer, chat_model.end_ids)
         self.text = text
 
-    def continue_prompt(self, prompt: Any, sampling: Sampling, **_: Any) -> Any:
+    def stream(self, prompt: Any, sampling: Sampling, **_: Any) -> Any:
         yield from self.text
-        return Ending(prompt["input_ids"].shape[1], len(self.text), stopped=True)
+        return GenerationResult(prompt["input_ids"].shape[1], len(self.text), stopped=True)
 
 
 CALLS = (
@@ -127,13 +130,13 @@ CALLS = (
 )
 
 
-def test_openai_client_gets_tool_calls(talker: Talker) -> None:
+def test_openai_client_gets_tool_calls(chat_model: ChatModel) -> None:
     """A stream shows the words before the calls at once."""
     from openai import OpenAI
 
     asked: dict[str, Any] = {"model": "r", "messages": [QUESTION], "tools": [WEATHER]}
     with (
-        running(Scripted(talker, CALLS)) as port,
+        running(Scripted(chat_model, CALLS)) as port,
         OpenAI(base_url=f"http://{serve.HOST}:{port}/v1", api_key="x") as client,
     ):
         (choice,) = client.chat.completions.create(**asked).choices
@@ -165,13 +168,13 @@ def test_openai_client_gets_tool_calls(talker: Talker) -> None:
         (CALLS, (), False, CALLS, "stop"),
     ],
 )
-def test_gate(
+def test_stream_filter(
     text: str, stops: tuple[str, ...], calls: bool, shown: str, finish: str, size: int
 ) -> None:
     """However the text is cut into pieces, the same of it is shown."""
-    made = gate.Gate(stops, calls=calls)
+    made = stream_filter.StreamFilter(stops, calls=calls)
     pieces = [made.push(text[start : start + size]) for start in range(0, len(text), size)]
-    answer = made.finish(Ending(1, 2, stopped=True))
+    answer = made.finish(GenerationResult(1, 2, stopped=True))
     assert "".join(pieces) + answer.rest == shown
     assert answer.finish == finish and bool(answer.calls) == (finish == "tool_calls")
 
@@ -280,8 +283,8 @@ def test_no_other_verbs(port: int, path: str) -> None:
     assert get(port, "/../../etc/passwd")[0] == 404
 
 
-def test_the_first_page_says_what_this_is(talker: Talker) -> None:
-    with running(talker, "<b>run") as port:
+def test_the_first_page_says_what_this_is(chat_model: ChatModel) -> None:
+    with running(chat_model, "<b>run") as port:
         status, raw = get(port, "/")
     page = raw.decode()
     assert status == 200 and f"http://127.0.0.1:{port}/v1" in page
@@ -329,7 +332,7 @@ def test_requests_at_once_are_answered_in_turn(port: int) -> None:
 
 
 def test_too_many_at_once(endless: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "MOST_WAITING", 1)
+    monkeypatch.setattr(request_queue, "MOST_WAITING", 1)
     with begin(endless, stream=True) as first:
         assert first.recv(10)
         status, answer = ask(endless, {"messages": [QUESTION]})
@@ -337,20 +340,20 @@ def test_too_many_at_once(endless: int, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_an_answer_has_a_time_limit(endless: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "LONGEST_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(request_queue, "LONGEST_ANSWER_SECONDS", 0.5)
     status, answer = ask(endless, {"messages": [QUESTION], **LONG})
     assert status == 200 and answer["choices"][0]["finish_reason"] == "length"
     assert answer["usage"]["completion_tokens"] < 1800
 
 
-def test_a_fault_of_the_model_is_one_line(talker: Talker, capsys: Capture) -> None:
+def test_a_fault_of_the_model_is_one_line(chat_model: ChatModel, capsys: Capture) -> None:
 
     class Broken(Scripted):
-        def continue_prompt(self, prompt: Any, sampling: Sampling, **_: Any) -> Any:
+        def stream(self, prompt: Any, sampling: Sampling, **_: Any) -> Any:
             yield self.text
             raise RuntimeError("no memory\nleft")
 
-    with running(Broken(talker, "Hi")) as port:
+    with running(Broken(chat_model, "Hi")) as port:
         status, whole = ask(port, {"messages": [QUESTION]})
         with begin(port, stream=True) as connection:
             streamed = connection.makefile("rb").read()
@@ -367,7 +370,7 @@ def test_request_keys() -> None:
     """What is left open is the command line's; null is the same as left out."""
     usual = Sampling(max_new_tokens=7, temperature=0.5, top_p=0.9, seed=3)
     open_ = {"messages": [QUESTION], "max_tokens": None, "stop": None, "user": "me", "n": 1}
-    assert request.read(orjson.dumps(open_), usual).sampling == usual
+    assert parse(orjson.dumps(open_), usual).sampling == usual
     call = {"name": "f", "arguments": '{"x": 1}'}
     given = {
         "messages": [
@@ -378,7 +381,7 @@ def test_request_keys() -> None:
         ],
         "tools": [WEATHER], "tool_choice": "none", "temperature": 1, "stop": "x", "stream": True,
     }  # fmt: skip
-    asked = request.read(orjson.dumps(given), usual)
+    asked = parse(orjson.dumps(given), usual)
     assert asked.messages[0] == {"role": "system", "content": "Be kind."}
     assert asked.messages[2]["tool_calls"][0]["function"]["arguments"] == {"x": 1}
     assert asked.tools is None and asked.stops == ("x",) and asked.stream

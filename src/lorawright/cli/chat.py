@@ -44,29 +44,29 @@ def chat(
 
         endpoint.refuse_missing_packages()
     quiet()
-    from lorawright.inference.generate import Sampling, Talker
+    from lorawright.inference.generate import ChatModel, Sampling
 
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     if serve:
         bound = endpoint.bind(port)
         name = folder.path.resolve().name
-        talker = Talker.load(folder, settings)
+        model = ChatModel.load(folder, settings)
         console.note(
             f"{name} at http://{endpoint.HOST}:{bound.getsockname()[1]}/v1 for OpenAI clients; "
             "any API key; Ctrl-C ends"
         )
-        endpoint.serve(talker, name, bound, sampling)
+        endpoint.serve(model, name, bound, sampling)
         sys.stderr.flush()
         os._exit(0)  # nothing is left to do, and torch takes 1 to 7 s to take itself down
-    talker = Talker.load(folder, settings)
+    model = ChatModel.load(folder, settings)
     if prompt is None:
         from lorawright.cli.converse import Conversation
 
-        Conversation(talker, sampling, base, system).run()
+        Conversation(model, sampling, base, system).run()
         return
     messages = [] if system is None else [{"role": "system", "content": system}]
     messages.append({"role": "user", "content": prompt})
-    for piece in talker.answer(messages, sampling, base=base):
+    for piece in model.answer(messages, sampling, base=base):
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lorawright.cli import console
 
 if TYPE_CHECKING:
-    from lorawright.inference.generate import Sampling, Talker
+    from lorawright.inference.generate import ChatModel, Sampling
 
 HELP = """\
 /retry        answer the last question again (another sample, if temperature is above 0)
@@ -27,14 +27,14 @@ class Conversation:
     """A chat that goes on.
 
     Attributes:
-        talker: Who answers.
+        model: Who answers.
         sampling: How.
         base: Whether the base answers.
         system: The system prompt, or None.
         history: User and assistant messages so far.
     """
 
-    talker: Talker
+    model: ChatModel
     sampling: Sampling
     base: bool = False
     system: str | None = None
@@ -100,7 +100,7 @@ class Conversation:
         """Streams an answer to stdout; Ctrl-C ends it and keeps what there is."""
         console.err().print(console.lead("bold green", self.who, ""), end="")
         pieces: list[str] = []
-        stream = self.talker.answer(self.messages(), self.sampling, base=self.base)
+        stream = self.model.answer(self.messages(), self.sampling, base=self.base)
         try:
             for piece in stream:
                 pieces.append(piece)

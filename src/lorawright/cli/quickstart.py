@@ -58,18 +58,18 @@ def _compare(run: Path) -> None:
     from lorawright.cli.quickstart_run import questions
     from lorawright.config.schema import ModelSettings
     from lorawright.i18n.catalogue import translate
-    from lorawright.inference.generate import Sampling, Talker
+    from lorawright.inference.generate import ChatModel, Sampling
     from lorawright.run.folder import open_run
 
     folder, config = open_run(run)
-    talker = Talker.load(folder, ModelSettings.model_validate(config["model"]))
+    model = ChatModel.load(folder, ModelSettings.model_validate(config["model"]))
     table = Table()
     for title in ("question", "base", "tuned"):
         table.add_column(translate(title), overflow="fold")
     for question in questions():
         messages = [{"role": "user", "content": question}]
         answers = [
-            "".join(talker.answer(messages, Sampling(max_new_tokens=64), base=base))
+            "".join(model.answer(messages, Sampling(max_new_tokens=64), base=base))
             for base in (True, False)
         ]
         table.add_row(question, *answers)

@@ -1,4 +1,4 @@
-"""The chats a run is judged by: rows of its evaluation set, with ids, spans and messages.
+"""A run's config, or another source of chats → its evaluation set: ids, spans and messages.
 
     chats = eval_chats.load(config, None)          # the run's own evaluation set
     chats = eval_chats.load(config, "other.jsonl") # another file, in any of the row formats

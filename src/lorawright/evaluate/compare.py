@@ -1,4 +1,4 @@
-"""The same questions to one model and then another, and both side by side."""
+"""Chats, questions and two models, one after the other → figures of each, side by side."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorawright.evaluate import answers, losses, scores
+from lorawright.evaluate import losses, scores
 from lorawright.evaluate.chats import EvalChat, Question
-from lorawright.evaluate.losses import Losses, Sums
+from lorawright.evaluate.losses import Losses, TokenSums
 from lorawright.evaluate.scores import Score
+from lorawright.inference import batches
 from lorawright.masks import ChatTokenizer
 from lorawright.run.outcome import count_answers, paired_standard_error
 
@@ -18,8 +19,8 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """One model's losses, and its answers with their texts and scores."""
+class ModelFigures:
+    """One model's losses, and the texts and scores of its answers."""
 
     losses: Losses
     texts: list[str]
@@ -30,12 +31,12 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
+class Comparison:
     """Chats, questions and limits that are the same for every model.
 
     Attributes:
         chats: The evaluation set.
-        asked: The questions among it that are answered.
+        questions: The places in them where the models answer.
         tokenizer: For the texts.
         end_ids: Tokens that end an answer, the turn's end first.
         max_new_tokens: Longest answer.
@@ -44,51 +45,56 @@ class Judge:
     """
 
     chats: Sequence[EvalChat]
-    asked: Sequence[Question]
+    questions: Sequence[Question]
     tokenizer: ChatTokenizer
     end_ids: Sequence[int]
     max_new_tokens: int
     tokens_per_pass: int
     progress: Progress
 
-    def measure(self, model: Any, name: str) -> Measured:
-        """Losses and answers of a model in evaluation mode; `name` is for the progress."""
-        num_chats, num_asked = len(self.chats), len(self.asked)
+    def measure(self, model: Any, name: str) -> ModelFigures:
+        """Losses and answers of one model.
+
+        Args:
+            model: Base or PEFT model, in evaluation mode.
+            name: For the progress.
+        """
+        num_chats, num_questions = len(self.chats), len(self.questions)
         found = losses.measure(
             model,
             self.chats,
             self.tokens_per_pass,
             lambda num_done: self.progress(f"{name}: loss", num_done, num_chats),
         )
-        given = answers.generate(
+        answers = batches.answer(
             model,
-            self.asked,
+            [question.prompt_ids for question in self.questions],
             end_ids=self.end_ids,
             max_new_tokens=self.max_new_tokens,
             tokens_per_batch=4 * self.tokens_per_pass,  # only keys and values are kept
-            progress=lambda num_done: self.progress(f"{name}: answers", num_done, num_asked),
+            progress=lambda num_done: self.progress(f"{name}: answers", num_done, num_questions),
         )
-        texts = [self.tokenizer.decode(answer.ids) for answer in given]
+        texts = [self.tokenizer.decode(answer.ids) for answer in answers]
         scored = [
             scores.score(
                 text, self.reference(question), stopped=answer.stopped, num_tokens=len(answer.ids)
             )
-            for text, answer, question in zip(texts, given, self.asked, strict=True)
+            for text, answer, question in zip(texts, answers, self.questions, strict=True)
         ]
-        return Measured(found, texts, scored)
+        return ModelFigures(found, texts, scored)
 
     def reference(self, question: Question) -> str:
         """The reference's text, without its end token."""
         return self.tokenizer.decode(question.answer_ids[:-1])
 
-    def compare(self, base: Measured | None, tuned: Measured) -> dict[str, Any]:
+    def compare(self, base: ModelFigures | None, tuned: ModelFigures) -> dict[str, Any]:
         """Both models' figures as plain data; a base that was not measured is None."""
         figures = {"base": None if base is None else base.figures(), "tuned": tuned.figures()}
         before = None if base is None else base.losses
         roles = _pairs(None if before is None else before.by_role, tuned.losses.by_role)
         lengths = _pairs(None if before is None else before.by_length, tuned.losses.by_length)
         classes = [losses.length_class(len(chat.encoded.ids)) for chat in self.chats]
-        samples = [self._sample(n, base, tuned) for n in range(len(self.asked))]
+        samples = [self._sample(n, base, tuned) for n in range(len(self.questions))]
         return {
             **figures,
             "standard_error": None if before is None else _standard_error(before, tuned.losses),
@@ -103,8 +109,10 @@ class Judge:
             "samples": samples,
         }
 
-    def _sample(self, number: int, base: Measured | None, tuned: Measured) -> dict[str, Any]:
-        question = self.asked[number]
+    def _sample(
+        self, number: int, base: ModelFigures | None, tuned: ModelFigures
+    ) -> dict[str, Any]:
+        question = self.questions[number]
         models = {"base": base, "tuned": tuned}
         return {
             "file": question.chat.encoded.file,
@@ -127,7 +135,7 @@ def _standard_error(base: Losses, tuned: Losses) -> float | None:
     return paired_standard_error([(a.loss, b.loss, a.num_tokens) for a, b in pairs])
 
 
-def _pairs(base: Mapping[str, Sums] | None, tuned: Mapping[str, Sums]) -> dict[str, Any]:
+def _pairs(base: Mapping[str, TokenSums] | None, tuned: Mapping[str, TokenSums]) -> dict[str, Any]:
     return {
         name: {"base": None if base is None else base[name].figures(), "tuned": sums.figures()}
         for name, sums in tuned.items()

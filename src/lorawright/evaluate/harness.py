@@ -1,4 +1,4 @@
-"""The hand-over to lm-evaluation-harness: its own command, on the run's base and adapter."""
+"""A base, an adapter and tasks → results of lm-evaluation-harness, by its own command."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Loss and accuracy per token: of what is trained, of each role, of short and long chats.
+"""A model and chats → loss and accuracy per token: of what is trained, by role, by length.
 
-A forward pass over chats of similar length, padded on the right under a causal mask; the head
-works in chunks, and of each token only its loss is kept, and only until it is added up.
+A forward pass over chats of similar length, padded on the right under a causal mask:
+
+    | a a a a a a a |        the head's product and the cross-entropy are computed in chunks,
+    | b b b b b - - |        at the positions before the tokens that are counted
 
 Shapes: B chats of a pass, T tokens of the longest, P predicted positions, H hidden.
 """
@@ -23,15 +25,15 @@ from lorawright.model.causal_lm import LossKind, measure_loss_kind, token_losses
 from lorawright.model.divergence import hidden_states
 from lorawright.model.loss import token_losses
 
-LENGTHS = (128, 512, 2048, 8192)  # upper ends of the classes of length, in tokens
+LENGTHS = (128, 512, 2048, 8192)  # highest numbers of tokens of the length classes
 LENGTH_CLASSES = [
     *(f"{low + 1}-{high}" for low, high in pairwise((0, *LENGTHS))), f"{LENGTHS[-1] + 1}-",
 ]  # fmt: skip
 
 
 @dataclass
-class Sums:
-    """What is added up while tokens pass."""
+class TokenSums:
+    """Sums over tokens."""
 
     loss: float = 0.0
     num_hits: int = 0
@@ -43,7 +45,7 @@ class Sums:
         self.num_tokens += len(losses)
 
     def figures(self) -> dict[str, Any]:
-        """Means over tokens; the perplexity of one token."""
+        """Means over tokens, and the perplexity per token."""
         loss = self.loss / self.num_tokens
         return {
             "loss": loss,
@@ -60,10 +62,10 @@ class Losses:
     `by_chat` is in the order of measurement, which is the same for every model.
     """
 
-    trained: Sums = field(default_factory=Sums)
-    by_role: dict[str, Sums] = field(default_factory=lambda: defaultdict(Sums))
-    by_length: dict[str, Sums] = field(default_factory=lambda: defaultdict(Sums))
-    by_chat: list[Sums] = field(default_factory=list)
+    trained: TokenSums = field(default_factory=TokenSums)
+    by_role: dict[str, TokenSums] = field(default_factory=lambda: defaultdict(TokenSums))
+    by_length: dict[str, TokenSums] = field(default_factory=lambda: defaultdict(TokenSums))
+    by_chat: list[TokenSums] = field(default_factory=list)
 
 
 def measure(
@@ -79,7 +81,7 @@ def measure(
     """
     found, score = Losses(), _scorer(model)
     longest_first = sorted(chats, key=lambda chat: -len(chat.encoded.ids))
-    for batch in _rectangles(longest_first, tokens_per_pass):
+    for batch in _batches(longest_first, tokens_per_pass):
         for chat, (losses_P, hits_P) in zip(batch, score(batch), strict=True):
             _add(found, chat, losses_P, hits_P)
         progress(len(batch))
@@ -91,8 +93,8 @@ def length_class(num_tokens: int) -> str:
     return LENGTH_CLASSES[bisect_left(LENGTHS, num_tokens)]
 
 
-def _rectangles(chats: Sequence[EvalChat], tokens_per_pass: int) -> Iterator[list[EvalChat]]:
-    """Longest first, so many that the padded rectangle stays within the pass."""
+def _batches(chats: Sequence[EvalChat], tokens_per_pass: int) -> Iterator[list[EvalChat]]:
+    """Longest chats first, so many that the padded batch stays within the pass."""
     batch: list[EvalChat] = []
     for chat in chats:
         longest = len((batch or [chat])[0].encoded.ids)
@@ -104,10 +106,10 @@ def _rectangles(chats: Sequence[EvalChat], tokens_per_pass: int) -> Iterator[lis
         yield batch
 
 
-Scores = list[tuple[torch.Tensor, torch.Tensor]]
+TokenScores = list[tuple[torch.Tensor, torch.Tensor]]
 
 
-def _scorer(model: Any) -> Callable[[Sequence[EvalChat]], Scores]:
+def _scorer(model: Any) -> Callable[[Sequence[EvalChat]], TokenScores]:
     """For each chat of a batch, losses and hits at its positions.
 
     From hidden states and the head's product where that is what the model's logits are, else from
@@ -116,7 +118,7 @@ def _scorer(model: Any) -> Callable[[Sequence[EvalChat]], Scores]:
     output = model.get_output_embeddings()
 
     @torch.no_grad()
-    def fused(batch: Sequence[EvalChat]) -> Scores:
+    def fused(batch: Sequence[EvalChat]) -> TokenScores:
         hidden_BTH = hidden_states(model, [chat.encoded.ids for chat in batch])
         return [
             token_losses(
@@ -128,7 +130,7 @@ def _scorer(model: Any) -> Callable[[Sequence[EvalChat]], Scores]:
             for chat, hidden_TH in zip(batch, hidden_BTH, strict=True)
         ]
 
-    def from_logits(batch: Sequence[EvalChat]) -> Scores:
+    def from_logits(batch: Sequence[EvalChat]) -> TokenScores:
         return [
             token_losses_from_logits(
                 model,
@@ -157,7 +159,7 @@ def _add(found: Losses, chat: EvalChat, losses_P: torch.Tensor, hits_P: torch.Te
         """Where the losses of tokens start…end stand."""
         return slice(index[start - 1], index[end - 2] + 1)
 
-    whole = Sums()
+    whole = TokenSums()
     found.by_chat.append(whole)
     for start, end in chat.encoded.spans:
         where = at(start, end)

@@ -1,6 +1,6 @@
-"""Whether a run worked: base and tuned model on chats that were not trained on.
+"""A run and chats that it was not trained on → losses, answers and scores of base and tuned model.
 
-    figures = evaluate.run(RunFolder(path), config, Options())
+    figures = run(RunFolder(path), config, Options())
 
 Loss by role and length, answers beside their references, and whether the model stops. The base is
 measured first, then wrapped with the adapter: one model in memory, and the base stays what it was
@@ -17,7 +17,7 @@ from lorawright import masks
 from lorawright.config.schema import Config
 from lorawright.evaluate import chats as eval_chats
 from lorawright.evaluate import harness
-from lorawright.evaluate.compare import Judge, Progress
+from lorawright.evaluate.compare import Comparison, Progress
 from lorawright.model import tuned
 from lorawright.model.tuned import TunedFiles
 from lorawright.plan.settings import USUAL_TOKENS_PER_PASS
@@ -90,17 +90,17 @@ def _measure(
 ) -> dict[str, Any]:
     chats = eval_chats.load(config, options.data)
     base = files.load_base()
-    judge = Judge(
+    comparison = Comparison(
         chats=chats,
-        asked=eval_chats.spread(eval_chats.questions(chats), options.num_samples),
+        questions=eval_chats.spread(eval_chats.questions(chats), options.num_samples),
         tokenizer=masks.load(files.base, config.model.name),
         end_ids=tuned.end_tokens(files.base, config.model.name, base),
         max_new_tokens=options.max_new_tokens,
         tokens_per_pass=USUAL_TOKENS_PER_PASS[files.device],
         progress=progress,
     )
-    before = judge.measure(base, "base") if options.with_base else None
-    after = judge.measure(files.add_adapter(base), "tuned")
+    before = comparison.measure(base, "base") if options.with_base else None
+    after = comparison.measure(files.add_adapter(base), "tuned")
     return {
         "data": {
             "name": options.data or str(config.data.eval),
@@ -111,6 +111,6 @@ def _measure(
         "adapter": str(files.adapter),
         "dtype": str(files.settings.dtype),
         "max_new_tokens": options.max_new_tokens,
-        **judge.compare(before, after),
+        **comparison.compare(before, after),
         "lm_eval": None,
     }

@@ -1,4 +1,4 @@
-"""How near an answer comes to its reference: exact match, chrF, ROUGE-L, and calls of tools.
+"""An answer and its reference → exact match, chrF, ROUGE-L, and how its tool calls compare.
 
 chrF is sacrebleu's, ROUGE-L rouge-score's with a tokenizer that knows Chinese (its own keeps only
 Latin letters and digits, so that a Chinese answer would score 0). No torch.

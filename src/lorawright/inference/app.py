@@ -1,4 +1,4 @@
-"""The ASGI application: who may ask, how much, and the routes."""
+"""HTTP requests → responses: the ASGI application with its routes and limits, for loopback only."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lorawright.inference import reply
-from lorawright.inference.gate import Answer
+from lorawright.inference import completion
+from lorawright.inference.chat_request import ChatRequest, RequestError, parse
+from lorawright.inference.completion import Completion
 from lorawright.inference.generate import Sampling
-from lorawright.inference.request import Asked, Refused, read
-from lorawright.inference.turns import Turns
+from lorawright.inference.request_queue import RequestQueue
+from lorawright.inference.stream_filter import Answer
 
 HOSTS = ("127.0.0.1", "localhost", "::1")
 MOST_BODY_BYTES = 8_000_000
 LONGEST_BODY_SECONDS = 30.0  # for a body to arrive
-CLIENT_GONE = 499  # nobody reads it; nginx's number
+CLIENT_CLOSED = 499  # nobody reads it; nginx's number
 
 T = TypeVar("T")
 
 
-def application(turns: Turns, name: str, sampling: Sampling) -> Starlette:
+def application(queue: RequestQueue, name: str, sampling: Sampling) -> Starlette:
     """The application.
 
     Args:
-        turns: The way to the model.
+        queue: The way to the model.
         name: What `/v1/models` lists; any other name is answered too.
         sampling: For what a request leaves open.
     """
@@ -62,12 +63,12 @@ def application(turns: Turns, name: str, sampling: Sampling) -> Starlette:
 
     async def chat(request: Request) -> Response:
         try:
-            asked = read(await _body(request), sampling)
-            return await _answer(turns, request, asked, reply.Reply(name))
-        except Refused as refused:
+            asked = parse(await _body(request), sampling)
+            return await _answer(queue, request, asked, Completion(name))
+        except RequestError as refused:
             return _refusal(refused)
-        except (ClientDisconnect, _GoneError):
-            return Response(status_code=CLIENT_GONE)
+        except (ClientDisconnect, _DisconnectedError):
+            return Response(status_code=CLIENT_CLOSED)
         except Exception as error:  # the outermost edge of a request: one line, the server goes on
             return _refusal(_unexpected(error))
 
@@ -79,13 +80,13 @@ def application(turns: Turns, name: str, sampling: Sampling) -> Starlette:
             Route("/v1/models/{name:path}", one_model),
             Route("/v1/chat/completions", chat, methods=["POST"]),
         ],
-        middleware=[Middleware(_OwnMachine)],
+        middleware=[Middleware(_LocalOnly)],
         exception_handlers={HTTPException: _no_such_route},
     )
 
 
-class _OwnMachine:
-    """Lets in only what this machine's programs ask.
+class _LocalOnly:
+    """Middleware that refuses what does not come from this machine's programs.
 
     A web page elsewhere can send requests here from the user's browser: under a name of its own
     that it has let point to 127.0.0.1 (seen by Host), or across origins (seen by Origin).
@@ -102,9 +103,11 @@ class _OwnMachine:
         host, origin = headers.get("host", ""), headers.get("origin")
         refused = None
         if _hostname(host) not in HOSTS:
-            refused = Refused("Host is not this machine; ask 127.0.0.1 or localhost", status=403)
+            refused = RequestError(
+                "Host is not this machine; ask 127.0.0.1 or localhost", status=403
+            )
         elif origin is not None and origin.lower() != f"http://{host.lower()}":
-            refused = Refused("pages of another origin are not answered", status=403)
+            refused = RequestError("pages of another origin are not answered", status=403)
         app = self._app if refused is None else _refusal(refused)
         await app(scope, receive, send)
 
@@ -119,34 +122,38 @@ def _hostname(host: str) -> str | None:
 async def _body(request: Request) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise Refused("Content-Type must be application/json", status=415)
+        raise RequestError("Content-Type must be application/json", status=415)
     body = bytearray()
     try:
         async with asyncio.timeout(LONGEST_BODY_SECONDS):
             async for part in request.stream():
                 body += part
                 if len(body) > MOST_BODY_BYTES:
-                    raise Refused(f"the body has more than {MOST_BODY_BYTES} bytes", status=413)
+                    raise RequestError(
+                        f"the body has more than {MOST_BODY_BYTES} bytes", status=413
+                    )
     except TimeoutError:
-        raise Refused(
+        raise RequestError(
             f"the body did not arrive within {LONGEST_BODY_SECONDS:.0f} seconds", status=408
         ) from None
     return bytes(body)
 
 
-async def _answer(turns: Turns, request: Request, asked: Asked, made: reply.Reply) -> Response:
-    events = turns.answer(asked)
+async def _answer(
+    queue: RequestQueue, request: Request, asked: ChatRequest, made: Completion
+) -> Response:
+    events = queue.answer(asked)
     if asked.stream:
-        first = await _unless_gone(request, anext(events))  # a refusal still has a status
+        first = await _unless_disconnected(request, anext(events))  # a refusal still has a status
         return StreamingResponse(
             _stream(first, events, asked, made),
             media_type="text/event-stream",
             headers={"cache-control": "no-cache"},
         )
-    return _json(await _unless_gone(request, _whole(events, made)))
+    return _json(await _unless_disconnected(request, _whole(events, made)))
 
 
-async def _whole(events: AsyncGenerator[str | Answer], made: reply.Reply) -> dict[str, Any]:
+async def _whole(events: AsyncGenerator[str | Answer], made: Completion) -> dict[str, Any]:
     pieces: list[str] = []
     async with aclosing(events):
         async for event in events:
@@ -157,7 +164,7 @@ async def _whole(events: AsyncGenerator[str | Answer], made: reply.Reply) -> dic
 
 
 async def _stream(
-    event: str | Answer, events: AsyncGenerator[str | Answer], asked: Asked, made: reply.Reply
+    event: str | Answer, events: AsyncGenerator[str | Answer], asked: ChatRequest, made: Completion
 ) -> AsyncGenerator[bytes]:
     async with aclosing(events):
         yield made.chunk({"role": "assistant", "content": ""})
@@ -167,50 +174,50 @@ async def _stream(
                 event = await anext(events)
             yield made.last_chunks(event, include_usage=asked.include_usage)
         except Exception as error:  # the status is sent; what is left is to say it in the stream
-            yield reply.event(reply.error(_unexpected(error)))
+            yield completion.event(completion.error(_unexpected(error)))
 
 
-class _GoneError(Exception):
-    """The client has gone."""
+class _DisconnectedError(Exception):
+    """The client has closed the connection."""
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The work's result; the work ends when the client goes."""
 
-    async def gone() -> None:
+    async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    working, going = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
     try:
-        await asyncio.wait((working, going), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
-        raise _GoneError
+        raise _DisconnectedError
     finally:
         working.cancel()
-        going.cancel()
+        leaving.cancel()
 
 
 def _json(value: dict[str, Any], status: int = 200) -> Response:
     return Response(orjson.dumps(value), status_code=status, media_type="application/json")
 
 
-def _refusal(refused: Refused) -> Response:
-    return _json(reply.error(refused), refused.status)
+def _refusal(refused: RequestError) -> Response:
+    return _json(completion.error(refused), refused.status)
 
 
 async def _no_such_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     what = f"{request.method} {request.url.path} is not served; POST /v1/chat/completions is"
-    return _refusal(Refused(what, status=error.status_code))
+    return _refusal(RequestError(what, status=error.status_code))
 
 
-def _unexpected(error: Exception) -> Refused:
+def _unexpected(error: Exception) -> RequestError:
     line = str(error).strip().split("\n")[0][:300]
     what = f"unexpected {type(error).__name__}: {line}"
     sys.stderr.write(what + "\n")
-    return Refused(what, status=500)
+    return RequestError(what, status=500)
 
 
 PAGE = """<!doctype html>

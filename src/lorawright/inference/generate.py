@@ -1,7 +1,8 @@
-"""Talking to a run: base and adapter in one model, answers as they are generated.
+"""Messages or prompt ids → an answer's text, piece by piece, of a run's adapter or of its base.
 
-talker = Talker.load(run_folder)
-for piece in talker.answer([{"role": "user", "content": "Hi"}]): ...
+model = ChatModel.load(run, settings)
+for piece in model.answer([{"role": "user", "content": "Hi"}]):
+    print(piece, end="")
 """
 
 from __future__ import annotations
@@ -39,16 +40,22 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """How an answer ended; `stopped`: by a token that ends answers, not by a limit."""
+class GenerationResult:
+    """Counts of a finished answer.
+
+    Attributes:
+        num_prompt_tokens: What the model has read.
+        num_tokens: What it has generated, the end token included.
+        stopped: Whether a token that ends answers ended it; else a limit, or the caller.
+    """
 
     num_prompt_tokens: int
     num_tokens: int
     stopped: bool
 
 
-class Talker:
-    """A base model with a run's adapter; both can answer.
+class ChatModel:
+    """A base model with a run's adapter, and a tokenizer; both models can answer.
 
     Args:
         model: A PEFT model, or a bare base model.
@@ -62,7 +69,7 @@ class Talker:
         self.end_ids = list(end_ids)
 
     @classmethod
-    def load(cls, run: RunFolder, settings: ModelSettings) -> Talker:
+    def load(cls, run: RunFolder, settings: ModelSettings) -> ChatModel:
         """The adapter of a finished run, or of its newest checkpoint, on its base.
 
         Raises:
@@ -78,7 +85,7 @@ class Talker:
     def prompt(
         self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None = None
     ) -> Any:
-        """What the model reads: ids and attention mask of a chat, up to where an answer begins.
+        """Ids and attention mask of a chat, up to where an answer begins.
 
         Raises:
             jinja2.TemplateError: The chat template refuses the messages.
@@ -95,30 +102,37 @@ class Talker:
         *,
         base: bool = False,
         tools: Sequence[dict[str, Any]] | None = None,
-    ) -> Generator[str, None, Ending]:
-        """Pieces of the answer as they come; a caller that stops listening stops it.
+    ) -> Generator[str, None, GenerationResult]:
+        """Pieces of the answer as they are generated; closing the generator ends it.
 
         Args:
             messages: The chat so far, as the template takes it.
-            sampling: How; the most likely token each time by default.
+            sampling: How the next token is chosen; the most likely one by default.
             base: Answer without the adapter.
             tools: What the model may call.
         """
-        return self.continue_prompt(self.prompt(messages, tools), sampling or Sampling(), base=base)
+        return self.stream(self.prompt(messages, tools), sampling or Sampling(), base=base)
 
-    def continue_prompt(
+    def stream(
         self,
         prompt: Any,
         sampling: Sampling,
         *,
         base: bool = False,
         should_stop: Callable[[], bool] = lambda: False,
-    ) -> Generator[str, None, Ending]:
-        """The same for a chat that `prompt` has made ids of; `should_stop` is asked every token."""
+    ) -> Generator[str, None, GenerationResult]:
+        """Pieces of the text that follows a prompt.
+
+        Args:
+            prompt: From `prompt`.
+            sampling: How the next token is chosen.
+            base: Answer without the adapter.
+            should_stop: Asked after every token; True ends the answer.
+        """
         inputs = prompt.to(self.model.device)
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        made: Queue[torch.Tensor | BaseException] = Queue()
-        unwanted = Event()
+        finished: Queue[torch.Tensor | BaseException] = Queue()
+        cancelled = Event()
 
         def generate() -> None:
             try:
@@ -128,13 +142,13 @@ class Talker:
                         **inputs,
                         generation_config=self._generation(sampling),
                         stopping_criteria=StoppingCriteriaList(
-                            [_Unwanted(lambda: unwanted.is_set() or should_stop())]
+                            [_StopWhen(lambda: cancelled.is_set() or should_stop())]
                         ),
                         streamer=streamer,
                     )
-                made.put(ids_BT[0])
+                finished.put(ids_BT[0])
             except BaseException as error:  # handed to the caller's thread, which raises it
-                made.put(error)
+                finished.put(error)
                 streamer.end()
 
         thread = Thread(target=generate, daemon=True)
@@ -142,18 +156,18 @@ class Talker:
         try:
             yield from (piece for piece in streamer if piece)
         finally:
-            unwanted.set()
+            cancelled.set()
             thread.join()
-        result = made.get()
+        result = finished.get()
         if isinstance(result, BaseException):
             raise result
         num_prompt = inputs["input_ids"].shape[1]
         num_tokens = len(result) - num_prompt
         stopped = num_tokens > 0 and int(result[-1]) in self.end_ids
-        return Ending(num_prompt, num_tokens, stopped)
+        return GenerationResult(num_prompt, num_tokens, stopped)
 
     @property
-    def longest_tokens(self) -> int | None:
+    def context_length(self) -> int | None:
         """Tokens that the model was made for, prompt and answer together; None if it says not."""
         longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return None if longest is None else int(longest)
@@ -177,8 +191,8 @@ class Talker:
         )
 
 
-class _Unwanted(StoppingCriteria):  # type: ignore[misc] # transformers is followed loosely
-    """Ends a generation that nobody listens to any more."""
+class _StopWhen(StoppingCriteria):  # type: ignore[misc] # transformers is followed loosely
+    """Ends a generation when a function says so."""
 
     def __init__(self, should_stop: Callable[[], bool]) -> None:
         self._should_stop = should_stop

@@ -1,11 +1,12 @@
-"""An OpenAI-compatible chat endpoint for one run, on loopback.
+"""A model and a port → an OpenAI-compatible chat endpoint on loopback, until Ctrl-C.
 
-    request.py   a body → what is asked, read by the reader of training rows; faults with addresses
-    turns.py     one model, one answer at a time; whoever has gone is not answered
-    reply.py     an answer's text → OpenAI's objects: whole, in chunks, calls of tools, errors
-    app.py       hosts, origins, limits, routes
+    app.py            hosts, origins, limits, routes
+    chat_request.py   a body → the request, read by the reader of training rows
+    request_queue.py  one model, one answer at a time
+    stream_filter.py  what of an answer may be sent while it is generated
+    completion.py     an answer → OpenAI's objects: whole, in chunks, calls of tools, errors
 
-`serve` runs it until Ctrl-C. Needs `lorawright[serve]`.
+Needs `lorawright[serve]`.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from typing import TYPE_CHECKING
 from lorawright.errors import ConfigError, LorawrightError
 
 if TYPE_CHECKING:
-    from lorawright.inference.generate import Sampling, Talker
+    from lorawright.inference.generate import ChatModel, Sampling
 
 HOST = "127.0.0.1"  # for programs of this machine; nobody else can ask
 PACKAGES = ("starlette", "uvicorn")
-LONGEST_GOODBYE_SECONDS = 1  # what an open connection gets after Ctrl-C
+SHUTDOWN_SECONDS = 1  # what an open connection gets after Ctrl-C
 
 
 def refuse_missing_packages() -> None:
@@ -57,11 +58,11 @@ def bind(port: int) -> socket.socket:
     return bound
 
 
-def serve(talker: Talker, name: str, bound: socket.socket, sampling: Sampling) -> None:
+def serve(model: ChatModel, name: str, bound: socket.socket, sampling: Sampling) -> None:
     """Answers requests until Ctrl-C.
 
     Args:
-        talker: Answers with its adapter.
+        model: Answers with its adapter.
         name: What `/v1/models` lists.
         bound: From `bind`.
         sampling: For what a request leaves open.
@@ -69,26 +70,26 @@ def serve(talker: Talker, name: str, bound: socket.socket, sampling: Sampling) -
     import uvicorn
 
     from lorawright.inference.app import application
-    from lorawright.inference.turns import Turns
+    from lorawright.inference.request_queue import RequestQueue
 
-    turns = Turns(talker)
+    queue = RequestQueue(model)
 
     class Server(uvicorn.Server):
         """Ends the answer that is being given, too."""
 
         def handle_exit(self, sig: int, frame: object) -> None:
-            turns.close()
+            queue.close()
             super().handle_exit(sig, None)
 
     config = uvicorn.Config(
-        application(turns, name, sampling),
+        application(queue, name, sampling),
         log_level="warning",
         access_log=False,
         proxy_headers=False,
         server_header=False,
         ws="none",
         lifespan="off",
-        timeout_graceful_shutdown=LONGEST_GOODBYE_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     with bound, suppress(KeyboardInterrupt):  # uvicorn raises it again when all is closed
         Server(config).run(sockets=[bound])

@@ -1,4 +1,4 @@
-"""Calls of tools in an answer's text, as Qwen2.5 and many others write them."""
+"""An answer's text → the calls of tools in it, as Qwen2.5 and many others write them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of an answer may be shown while it grows: nothing past a stop text, no half of one."""
+"""Pieces of an answer → text without stop texts and tool calls, and how the answer ended."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from lorawright.inference.generate import Ending
+from lorawright.inference.generate import GenerationResult
 from lorawright.inference.tool_calls import OPENING, Call, read_calls
 
 
@@ -23,7 +23,7 @@ class Answer:
     """An answer that has ended.
 
     Attributes:
-        rest: Text that has not been shown yet.
+        rest: Text that has not been sent yet.
         calls: Tools that it calls.
         finish: Why it ended.
         num_prompt_tokens: What the model has read.
@@ -37,7 +37,7 @@ class Answer:
     num_tokens: int
 
 
-class Gate:
+class StreamFilter:
     """Holds back text that could become a stop text, or a call of a tool.
 
     Args:
@@ -49,38 +49,38 @@ class Gate:
         self._stops = stops
         self._calls = calls
         self._text = ""
-        self._num_shown = 0
+        self._num_sent = 0
         self.stopped = False
 
     def push(self, piece: str) -> str:
-        """Takes a piece of the answer; gives what may be shown now."""
+        """Takes a piece of the answer; returns the text that may be sent now."""
         if self.stopped:
             return ""
         self._text += piece
         ends = [at for stop in self._stops if (at := self._text.find(stop)) >= 0]
         if ends:
             self._text, self.stopped = self._text[: min(ends)], True
-        return self._show(self._num_safe())
+        return self._send(self._num_safe())
 
-    def finish(self, ending: Ending) -> Answer:
-        """What is left when the answer has ended."""
+    def finish(self, result: GenerationResult) -> Answer:
+        """The whole answer's end: text not sent yet, calls of tools, counts."""
         found = read_calls(self._text.strip()) if self._calls else None
         calls = tuple(found or ())
         end = max(self._text.find(OPENING), 0) if calls else len(self._text)
-        rest = self._show(max(end, self._num_shown))
-        finish = Finish.STOP if ending.stopped or self.stopped else Finish.LENGTH
+        rest = self._send(max(end, self._num_sent))
+        finish = Finish.STOP if result.stopped or self.stopped else Finish.LENGTH
         return Answer(
             rest=rest.rstrip() if calls else rest,
             calls=calls,
             finish=Finish.TOOL_CALLS if calls else finish,
-            num_prompt_tokens=ending.num_prompt_tokens,
-            num_tokens=ending.num_tokens,
+            num_prompt_tokens=result.num_prompt_tokens,
+            num_tokens=result.num_tokens,
         )
 
-    def _show(self, end: int) -> str:
-        shown = self._text[self._num_shown : end]
-        self._num_shown = max(self._num_shown, end)
-        return shown
+    def _send(self, end: int) -> str:
+        sent = self._text[self._num_sent : end]
+        self._num_sent = max(self._num_sent, end)
+        return sent
 
     def _num_safe(self) -> int:
         """Characters of the text that no later piece can make part of something else."""

@@ -1,9 +1,11 @@
-"""Answers of a model to many questions: batches, padded on the left, the most likely token each.
+"""Prompt ids → answer ids, batch by batch, the most likely token each.
 
-    pad pad  <|im_start|> user … assistant \\n  ─► answer … <|im_end|>
-    <|im_start|> user … … … …  assistant \\n    ─► answer … … … … (limit: it did not stop)
+    pad pad <|im_start|> user Hi <|im_end|> assistant \\n      ─► Hello! <|im_end|>      stopped
+    <|im_start|> user Tell me a tale <|im_end|> assistant \\n  ─► Once upon a time        limit
 
-The prompt's ids are those of the training rows; Transformers' `generate` does the rest.
+Prompts of similar length are padded on the left to one rectangle; Transformers generates.
+
+Shapes: B prompts of a batch, T tokens of the longest.
 """
 
 from __future__ import annotations
@@ -15,31 +17,34 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from lorawright.evaluate.chats import Question
-
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Ids without what ended them; `stopped`: the turn's end token did, within the limit."""
+class GeneratedAnswer:
+    """One answer.
+
+    Attributes:
+        ids: Without the token that ended it.
+        stopped: Whether the turn's end token ended it, within the limit.
+    """
 
     ids: tuple[int, ...]
     stopped: bool
 
 
-def generate(
+def answer(
     model: Any,
-    questions: Sequence[Question],
+    prompts: Sequence[Sequence[int]],
     *,
     end_ids: Sequence[int],
     max_new_tokens: int,
     tokens_per_batch: int,
     progress: Callable[[int], None],
-) -> list[Answer]:
-    """One answer a question, in their order.
+) -> list[GeneratedAnswer]:
+    """One answer a prompt, in their order.
 
     Args:
         model: Base or PEFT model, in evaluation mode.
-        questions: What is asked.
+        prompts: Ids up to where the answer begins.
         end_ids: Tokens that end an answer, the turn's end first.
         max_new_tokens: The limit.
         tokens_per_batch: How many tokens, prompts and answers, a batch may hold.
@@ -51,26 +56,26 @@ def generate(
         eos_token_id=list(end_ids),
         pad_token_id=end_ids[0],
     )  # the model's own may sample or punish repetition: this measures the model
-    answers: dict[int, Answer] = {}
-    for numbers in _batches(questions, tokens_per_batch, max_new_tokens):
-        prompts = [questions[number].prompt_ids for number in numbers]
-        for number, ids in zip(numbers, _generate(model, prompts, end_ids[0]), strict=True):
+    answers: dict[int, GeneratedAnswer] = {}
+    for numbers in _batches(prompts, tokens_per_batch, max_new_tokens):
+        rows = [prompts[number] for number in numbers]
+        for number, ids in zip(numbers, _generate(model, rows, end_ids[0]), strict=True):
             answers[number] = _cut(ids, end_ids)
         progress(len(numbers))
-    return [answers[number] for number in range(len(questions))]
+    return [answers[number] for number in range(len(prompts))]
 
 
 def _batches(
-    questions: Sequence[Question], tokens_per_batch: int, max_new_tokens: int
+    prompts: Sequence[Sequence[int]], tokens_per_batch: int, max_new_tokens: int
 ) -> Iterator[list[int]]:
-    """Numbers of questions of similar length, longest first."""
+    """Indices of prompts of similar length, longest first."""
     batch: list[int] = []
     longest = 0
-    for number in sorted(range(len(questions)), key=lambda n: -len(questions[n].prompt_ids)):
+    for number in sorted(range(len(prompts)), key=lambda n: -len(prompts[n])):
         if batch and (longest + max_new_tokens) * (len(batch) + 1) > tokens_per_batch:
             yield batch
             batch = []
-        longest = longest if batch else len(questions[number].prompt_ids)
+        longest = longest if batch else len(prompts[number])
         batch.append(number)
     if batch:
         yield batch
@@ -91,9 +96,9 @@ def _generate(model: Any, prompts: Sequence[Sequence[int]], pad_id: int) -> list
     return new_ids
 
 
-def _cut(ids: Sequence[int], end_ids: Sequence[int]) -> Answer:
-    """The answer up to the first token that ends it; behind it is padding."""
+def _cut(ids: Sequence[int], end_ids: Sequence[int]) -> GeneratedAnswer:
+    """The answer up to the first token that ends it; after it is padding."""
     for position, token in enumerate(ids):
         if token in end_ids:
-            return Answer(tuple(ids[:position]), token == end_ids[0])
-    return Answer(tuple(ids), False)
+            return GeneratedAnswer(tuple(ids[:position]), token == end_ids[0])
+    return GeneratedAnswer(tuple(ids), False)

@@ -1,7 +1,7 @@
-"""One model, one answer at a time: requests wait for their turn, and who has gone loses it.
+"""Requests → answers of one model, one request at a time; a request whose client left is dropped.
 
-A worker thread answers; the requests' coroutines listen. Whichever way a coroutine ends (answered,
-client gone, server closing), it says so, and the model stops at the next token.
+A worker thread generates; the requests' coroutines receive. Whichever way a coroutine ends
+(answered, client disconnected, server closing), the model stops at the next token.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from threading import Event
 
 import jinja2
 
-from lorawright.inference.gate import Answer, Gate
-from lorawright.inference.generate import Sampling, Talker
-from lorawright.inference.request import Asked, Refused
+from lorawright.inference.chat_request import ChatRequest, RequestError
+from lorawright.inference.generate import ChatModel, Sampling
+from lorawright.inference.stream_filter import Answer, StreamFilter
 
 MOST_WAITING = 256  # requests; more are told to come back
 LONGEST_ANSWER_SECONDS = 600.0  # then an answer ends as if it had reached its limit of tokens
@@ -26,15 +26,15 @@ LONGEST_ANSWER_SECONDS = 600.0  # then an answer ends as if it had reached its l
 Put = Callable[[str | Answer | Exception], None]
 
 
-class Turns:
+class RequestQueue:
     """The only way to the model.
 
     Args:
-        talker: Answers.
+        model: Answers with its adapter.
     """
 
-    def __init__(self, talker: Talker) -> None:
-        self._talker = talker
+    def __init__(self, model: ChatModel) -> None:
+        self._model = model
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="answers")
         self._closed = Event()
         self._num_waiting = 0
@@ -44,26 +44,26 @@ class Turns:
         self._closed.set()
         self._worker.shutdown(wait=False, cancel_futures=True)
 
-    async def answer(self, asked: Asked) -> AsyncGenerator[str | Answer]:
+    async def answer(self, request: ChatRequest) -> AsyncGenerator[str | Answer]:
         """Pieces of an answer, then how it ended; closing the generator frees the model.
 
         Raises:
-            Refused: Too many wait, the template refuses the messages, or the chat is too long.
+            RequestError: Too many wait, the template refuses the messages, or the chat is too long.
         """
         if self._num_waiting >= MOST_WAITING:
-            raise Refused("too many requests are waiting; try again later", status=429)
+            raise RequestError("too many requests are waiting; try again later", status=429)
         if self._closed.is_set():
-            raise Refused("the server is closing", status=503)
+            raise RequestError("the server is closing", status=503)
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[str | Answer | Exception] = asyncio.Queue()
-        gone = Event()
+        disconnected = Event()
 
         def put(event: str | Answer | Exception) -> None:
-            with suppress(RuntimeError):  # the loop has ended; nobody listens
+            with suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
         self._num_waiting += 1
-        turn = self._worker.submit(self._answer, asked, gone, put)
+        job = self._worker.submit(self._answer, request, disconnected, put)
         try:
             while True:
                 event = await events.get()
@@ -73,55 +73,57 @@ class Turns:
                 if isinstance(event, Answer):
                     return
         finally:
-            gone.set()
-            turn.cancel()
+            disconnected.set()
+            job.cancel()
             self._num_waiting -= 1
 
-    def _answer(self, asked: Asked, gone: Event, put: Put) -> None:
-        """One turn, in the worker's thread."""
+    def _answer(self, request: ChatRequest, disconnected: Event, put: Put) -> None:
+        """Answers one request, in the worker's thread."""
         deadline = time.monotonic() + LONGEST_ANSWER_SECONDS
-        gate = Gate(asked.stops, calls=asked.tools is not None)
+        stream_filter = StreamFilter(request.stops, calls=request.tools is not None)
 
         def should_stop() -> bool:
             late = time.monotonic() > deadline
-            return gate.stopped or gone.is_set() or self._closed.is_set() or late
+            return stream_filter.stopped or disconnected.is_set() or self._closed.is_set() or late
 
         if should_stop():
             return
         try:
-            prompt = self._talker.prompt(asked.messages, asked.tools)
-            sampling = self._fitting(asked, prompt["input_ids"].shape[1])
-            stream = self._talker.continue_prompt(prompt, sampling, should_stop=should_stop)
+            prompt = self._model.prompt(request.messages, request.tools)
+            sampling = self._limited(request, prompt["input_ids"].shape[1])
+            stream = self._model.stream(prompt, sampling, should_stop=should_stop)
             while True:
                 try:
-                    shown = gate.push(next(stream))
+                    shown = stream_filter.push(next(stream))
                 except StopIteration as end:
-                    put(gate.finish(end.value))
+                    put(stream_filter.finish(end.value))
                     return
                 if shown:
                     put(shown)
         except jinja2.TemplateError as error:
-            put(Refused(f"the chat template refuses these messages: {error}", param="messages"))
+            put(
+                RequestError(f"the chat template refuses these messages: {error}", param="messages")
+            )
         except Exception as error:  # handed to the request's coroutine, which raises it
             put(error)
 
-    def _fitting(self, asked: Asked, num_prompt: int) -> Sampling:
-        """The sampling, its limit no higher than what the model has room for."""
-        longest = self._talker.longest_tokens
+    def _limited(self, request: ChatRequest, num_prompt: int) -> Sampling:
+        """The sampling, its limit no higher than what the context length leaves."""
+        longest = self._model.context_length
         if longest is None:
-            return asked.sampling
-        room, wanted = longest - num_prompt, asked.sampling.max_new_tokens
+            return request.sampling
+        room, wanted = longest - num_prompt, request.sampling.max_new_tokens
         if room < 1:
-            raise Refused(
+            raise RequestError(
                 f"the messages have {num_prompt} tokens, the model reads at most {longest}",
                 param="messages",
                 code="context_length_exceeded",
             )
-        if asked.limit_asked and wanted > room:
-            raise Refused(
+        if request.has_limit and wanted > room:
+            raise RequestError(
                 f"`max_tokens` is {wanted}, but after the {num_prompt} tokens of the messages the "
                 f"model has room for {room}",
                 param="max_tokens",
                 code="context_length_exceeded",
             )
-        return replace(asked.sampling, max_new_tokens=min(wanted, room))
+        return replace(request.sampling, max_new_tokens=min(wanted, room))

@@ -1,4 +1,4 @@
-"""Answers as OpenAI's objects: whole, as chunks of a stream, and errors."""
+"""An answer → OpenAI's `chat.completion` objects: whole, in chunks of a stream, and errors."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from uuid import uuid4
 
 import orjson
 
-from lorawright.inference.gate import Answer
-from lorawright.inference.request import Refused
+from lorawright.inference.chat_request import RequestError
+from lorawright.inference.stream_filter import Answer
 from lorawright.inference.tool_calls import Call
 
 END_OF_STREAM = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """One answer's identity, and its objects.
+class Completion:
+    """One answer's id and time, and the objects that carry it.
 
     Attributes:
         model: The name it is given out under.
@@ -84,14 +84,14 @@ def event(value: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(value) + b"\n\n"
 
 
-def error(refused: Refused) -> dict[str, Any]:
+def error(problem: RequestError) -> dict[str, Any]:
     """An error in OpenAI's shape."""
-    kind = "server_error" if refused.status >= 500 else "invalid_request_error"
+    kind = "server_error" if problem.status >= 500 else "invalid_request_error"
     return {
         "error": {
-            "message": refused.what,
-            "type": "rate_limit_error" if refused.status == 429 else kind,
-            "param": refused.param,
-            "code": refused.code,
+            "message": problem.what,
+            "type": "rate_limit_error" if problem.status == 429 else kind,
+            "param": problem.param,
+            "code": problem.code,
         }
     }

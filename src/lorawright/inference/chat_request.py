@@ -1,4 +1,4 @@
-"""A request body → what is asked for; whatever is wrong is refused with its address."""
+"""A request body → `ChatRequest`; whatever is wrong is refused with the key at fault."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lorawright.inference.generate import Sampling
 MOST_STOPS = 4  # OpenAI's limit
 LARGEST_SEED = 2**63 - 1
 
-# What this server does not do, with the values that ask for nothing.
-NOT_DONE: Mapping[str, tuple[Any, ...]] = {
+# Keys that this server does not support, with the values that ask for nothing.
+UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
     "logprobs": (False,),
     "top_logprobs": (0,),
@@ -33,7 +33,7 @@ NOT_DONE: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-class Refused(Exception):
+class RequestError(Exception):
     """A request that is not answered.
 
     Args:
@@ -54,14 +54,14 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ChatRequest:
     """One chat to be answered.
 
     Attributes:
         messages: As chat templates take them.
         tools: What the model may call, or None.
-        sampling: How to answer; `max_new_tokens` is what was asked for, see `limit_asked`.
-        limit_asked: Whether the request names a limit itself.
+        sampling: How to answer; `max_new_tokens` is what was asked for, see `has_limit`.
+        has_limit: Whether the request names a limit itself.
         stops: Texts that end the answer.
         stream: Whether the answer is wanted piece by piece.
         include_usage: Whether a stream ends with the counts of tokens.
@@ -70,7 +70,7 @@ class Asked:
     messages: tuple[dict[str, Any], ...]
     tools: tuple[dict[str, Any], ...] | None
     sampling: Sampling
-    limit_asked: bool
+    has_limit: bool
     stops: tuple[str, ...]
     stream: bool
     include_usage: bool
@@ -99,41 +99,41 @@ class _Body(BaseModel):
     stream_options: _StreamOptions | None = None
 
 
-def read(raw: bytes, usual: Sampling) -> Asked:
-    """What a body asks for.
+def parse(raw: bytes, defaults: Sampling) -> ChatRequest:
+    """The request in a body.
 
     Args:
         raw: The body, JSON.
-        usual: For what it leaves open.
+        defaults: For what it leaves open.
 
     Raises:
-        Refused: It is no JSON object, or a key is wrong.
+        RequestError: It is no JSON object, or a key is wrong.
     """
     body = _object(raw)
-    for key, harmless in NOT_DONE.items():
+    for key, neutral in UNSUPPORTED.items():
         value = body.get(key)
-        if value is not None and value not in harmless:
-            raise Refused(f"`{key}` is not supported by this server; leave it out", param=key)
+        if value is not None and value not in neutral:
+            raise RequestError(f"`{key}` is not supported by this server; leave it out", param=key)
     try:
         keys = _Body.model_validate(body)
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])
-        raise Refused(f"`{key}`: {first['msg']}", param=key) from None
+        raise RequestError(f"`{key}`: {first['msg']}", param=key) from None
     draft = Draft()
     messages = parse_messages(body.get("messages"), "messages", OPENAI, draft)
     tools = parse_tools({"tools": body.get("tools") or None}, draft)
     for found in draft.findings:
-        raise Refused(f"{found.path} {found.message}; {found.hint}", param=found.path)
+        raise RequestError(f"{found.path} {found.message}; {found.hint}", param=found.path)
     limit = keys.max_completion_tokens or keys.max_tokens  # neither can be 0
     stops = [keys.stop] if isinstance(keys.stop, str) else keys.stop or []
-    return Asked(
+    return ChatRequest(
         messages=tuple(message.for_template() for message in messages),
         tools=None
         if tools is None or body.get("tool_choice") == "none"
         else tuple(dict(tool) for tool in tools),
-        sampling=_sampling(keys, usual, limit),
-        limit_asked=limit is not None,
+        sampling=_sampling(keys, defaults, limit),
+        has_limit=limit is not None,
         stops=tuple(stops),
         stream=bool(keys.stream),
         include_usage=keys.stream_options is not None and bool(keys.stream_options.include_usage),
@@ -144,17 +144,17 @@ def _object(raw: bytes) -> dict[str, Any]:
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise Refused(f"the body is not JSON: {error}") from None
+        raise RequestError(f"the body is not JSON: {error}") from None
     if not isinstance(body, dict):
-        raise Refused("the body is not a JSON object")
+        raise RequestError("the body is not a JSON object")
     return body
 
 
-def _sampling(keys: _Body, usual: Sampling, limit: int | None) -> Sampling:
+def _sampling(keys: _Body, defaults: Sampling, limit: int | None) -> Sampling:
     return replace(
-        usual,
-        max_new_tokens=usual.max_new_tokens if limit is None else limit,
-        temperature=usual.temperature if keys.temperature is None else keys.temperature,
-        top_p=usual.top_p if keys.top_p is None else keys.top_p,
-        seed=usual.seed if keys.seed is None else keys.seed,
+        defaults,
+        max_new_tokens=defaults.max_new_tokens if limit is None else limit,
+        temperature=defaults.temperature if keys.temperature is None else keys.temperature,
+        top_p=defaults.top_p if keys.top_p is None else keys.top_p,
+        seed=defaults.seed if keys.seed is None else keys.seed,
     )
