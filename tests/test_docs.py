@@ -96,7 +96,7 @@ def test_config_keys_exist(path: Path) -> None:
     sections = "|".join(Config.model_fields)
     prose = BLOCK.sub("", path.read_text("utf-8"))
     for section, key in re.findall(rf"`(?:--set )?({sections})\.(\w+)[`:= ]", prose):
-        if (section, key) == ("data", "json"):
+        if (section, key) in (("data", "json"), ("lora", "py")):  # names of files
             continue
         fields = Config.model_fields[section].annotation.model_fields
         assert key in fields, f"{section}.{key}"

@@ -22,8 +22,9 @@ from lorawright import data, hub, masks
 from lorawright.cli import run as command
 from lorawright.config.schema import DataSettings
 from lorawright.masks.tokenizer import render
-from lorawright.run import card
+from lorawright.run import card, lock
 from lorawright.run import facts as run_facts
+from lorawright.run.names import LOCK
 from lorawright.types import Conversation, EncodedChat
 
 Capture = pytest.CaptureFixture[str]
@@ -86,6 +87,14 @@ def test_push_bad_input(own_run: Path, capsys: Capture) -> None:
     (own_run / "adapter").rename(own_run / "elsewhere")
     assert command(["push", run, "me/x", "--base-model", BASE]) == 1
     assert "has no finished adapter" in capsys.readouterr().err
+
+
+def test_a_run_that_is_written_to_is_not_pushed(own_run: Path, capsys: Capture) -> None:
+    arguments = ["push", str(own_run), "someone/name", "--base-model", "a/b", "--dry-run"]
+    with lock.held(own_run, LOCK):
+        assert command(arguments) != 0
+    assert "is in use by `lorawright train`" in capsys.readouterr().err
+    assert command(arguments) == 0
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -29,7 +29,16 @@ from lorawright.cli import app
 from lorawright.cli.export import PRINTERS, Target
 from lorawright.config import Config
 from lorawright.errors import ModelError, RunFolderError
-from lorawright.export import gguf, gguf_file, go_template, merge, ollama, ollama_template, vllm
+from lorawright.export import (
+    gguf,
+    gguf_file,
+    go_template,
+    merge,
+    ollama,
+    ollama_template,
+    proof,
+    vllm,
+)
 from lorawright.export.ollama_template import Match
 from lorawright.masks import ChatTokenizer
 from lorawright.run import owned
@@ -75,7 +84,7 @@ def test_every_type_says_what_base_and_adapter_say(files: dict[str, Any]) -> Non
     sizes = [files[name]["num_bytes"] for name in ("f32", "f16", "q8_0", "q4_0")]
     assert sizes == sorted(sizes, reverse=True)
     for name, found in files.items():
-        assert found["mean_kl"] < gguf.MOST_MEAN_KL[GgufType(name)] / 3
+        assert found["mean_kl"] < proof.MOST_MEAN_KL_GGUF[GgufType(name)] / 3
 
 
 def test_types_of_tensors(files: dict[str, Any]) -> None:
@@ -87,7 +96,7 @@ def test_types_of_tensors(files: dict[str, Any]) -> None:
 
 def test_file_holds_the_merged_weights(run: RunFolder, files: dict[str, Any]) -> None:
     """In float32, by llama.cpp's names, the very sums; no head, since it is the embedding's."""
-    parts = merge.open_parts(run, read_config(run))
+    parts = proof.open_parts(run, read_config(run))
     reader = gguf_library.GGUFReader(files["f32"]["path"])
     tensors = {tensor.name: torch.tensor(tensor.data) for tensor in reader.tensors}
     assert "output.weight" not in tensors and "token_embd.weight" in tensors
@@ -164,7 +173,7 @@ def test_other_architectures(make_config: MakeConfig, tmp_path: Path, kind: str)
 
 
 def test_what_cannot_be_converted_is_refused(run: RunFolder, tmp_path: Path) -> None:
-    weights = merge.open_parts(run, read_config(run)).weights
+    weights = proof.open_parts(run, read_config(run)).weights
     config = AutoConfig.from_pretrained(TINY)
 
     def refused(match: str, **changes: Any) -> None:
@@ -203,7 +212,7 @@ def test_padding_of_the_vocabulary(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_is_noticed(run: RunFolder, files: dict[str, Any], tmp_path: Path) -> None:
-    parts = merge.open_parts(run, read_config(run))
+    parts = proof.open_parts(run, read_config(run))
     config = AutoConfig.from_pretrained(TINY)
     layout = gguf_file.lay_out(parts.weights, config, GgufType.F16, "tiny")
     reader = gguf_library.GGUFReader(files["f16"]["path"])

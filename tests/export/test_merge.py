@@ -22,11 +22,11 @@ from lorawright import hub, masks
 from lorawright.cli import app
 from lorawright.config import Config
 from lorawright.errors import ConfigError, DataError, ModelError, RunFolderError, TrainError
-from lorawright.export import merge, merged_weights, vllm
+from lorawright.export import gguf, merge, merged_weights, vllm
 from lorawright.export.merge import Options
 from lorawright.run import owned
 from lorawright.run.folder import RunFolder, read_config
-from lorawright.training import train
+from lorawright.training import failures, train
 
 MakeConfig = Callable[..., Config]
 
@@ -393,6 +393,25 @@ def test_a_disk_that_takes_no_more(
     with pytest.raises((TrainError, RunFolderError), match=said) as caught:
         merge.run(trained_run, read_config(trained_run), Options(tmp_path / "deep" / "out"))
     assert caught.value.where == str(tmp_path / "deep" / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", ["merge", "gguf"])
+def test_one_process_writes_into_an_output(
+    trained_run: RunFolder, tmp_path: Path, verb: str
+) -> None:
+    """Two runs with one `--output`: the second is refused, and nothing of the first is touched."""
+    out, config = tmp_path / "deep" / "out", read_config(trained_run)
+    other = RunFolder(trained_run.path.parent / "other")
+    with (
+        failures.held_output(out, other, "merge"),
+        pytest.raises(RunFolderError, match="in use by `lorawright merge`, process") as caught,
+    ):
+        if verb == "merge":
+            merge.run(trained_run, config, Options(out))
+        else:
+            gguf.run(trained_run, config, gguf.Options(output=out), lambda *_: None)
+    assert caught.value.where == str(out)
     assert not list(tmp_path.iterdir())
 
 

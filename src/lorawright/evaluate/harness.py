@@ -37,7 +37,7 @@ def command(base: Path, adapter: Path, tasks: str, output: Path, device: str) ->
 
 
 def run(base: Path, adapter: Path, tasks: str, output: Path, device: str) -> None:
-    """Runs the tasks; the harness writes its results and talks on stderr.
+    """Runs the tasks; the harness writes its results; its messages go to stderr.
 
     Raises:
         LorawrightError: It failed.

@@ -1,4 +1,4 @@
-"""`--to gguf`: files for llama.cpp and what is built on it, each proven twice.
+"""A run and file types → GGUF files for llama.cpp and what is built on it, each proven twice.
 
 Read back with the `gguf` package: the bytes of every tensor, tokens, merges, template, end token.
 Loaded by Transformers: the tokenizer's ids, and the logits against base + adapter.
@@ -6,10 +6,9 @@ Loaded by Transformers: the tokenizer's ids, and the logits against base + adapt
 
 from __future__ import annotations
 
-import gc
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ from lorawright import masks
 from lorawright.config.schema import Config
 from lorawright.errors import ModelError, RunFolderError
 from lorawright.evaluate import chats
-from lorawright.export import gguf_file, gguf_tokenizer, merge
+from lorawright.export import gguf_file, gguf_tokenizer, proof
 from lorawright.export.gguf_file import Layout
 from lorawright.export.gguf_tokenizer import GgufTokenizer
-from lorawright.export.merge import Parts
+from lorawright.export.proof import Parts
 from lorawright.model import divergence
 from lorawright.model.divergence import Predictions
 from lorawright.model.load import TORCH_DTYPE
@@ -36,13 +35,6 @@ from lorawright.types import GgufType
 
 RESULT = "export-gguf.json"
 Progress = Callable[[str, int, int], None]
-
-# Mean KL in nats above which a file is not kept: several times what the type costs a small model,
-# far below what a permuted matrix or a wrong token costs. docs/log.md has what was measured.
-MOST_MEAN_KL = {
-    GgufType.F32: 1e-4, GgufType.F16: 5e-3, GgufType.BF16: 2e-2, GgufType.Q8_0: 5e-2,
-    GgufType.Q5_1: 0.3, GgufType.Q5_0: 0.3, GgufType.Q4_1: 0.6, GgufType.Q4_0: 0.6,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +76,14 @@ def make(
         The figures of each type.
 
     Raises:
-        LorawrightError: See `merge.open_parts`; a model this does not convert, a file that is
+        LorawrightError: See `proof.open_parts`; a model this does not convert, a file that is
             taken, a full disk, or one that is further from base + adapter than the bound.
     """
     output = options.output or folder.path / "gguf"
     name = folder.path.resolve().name
     paths = {kind: output / f"{name}-{kind}.gguf" for kind in options.types}
-    for path in paths.values():
-        refuse_taken(path, folder, overwrite=options.overwrite)
-        refuse_taken(unfinished(path), folder, overwrite=True)  # what a killed export left
-    parts = merge.open_parts(folder, config)
+    _refuse_all_taken(paths.values(), folder, options)
+    parts = proof.open_parts(folder, config)
     where = parts.files.settings.name
     rows = chats.proof_rows(config, options.data)
     settings = AutoConfig.from_pretrained(
@@ -103,18 +93,27 @@ def make(
     layouts = {
         kind: gguf_file.lay_out(parts.weights, settings, kind, where) for kind in options.types
     }
-    merge.refuse_full_disk(output, sum(layout.num_bytes for layout in layouts.values()))
-    reference = merge.observe_tuned(parts, rows, quantized=False)
-    task = _Task(parts, tokenizer, rows, reference, name, progress)
+    proof.refuse_full_disk(output, sum(layout.num_bytes for layout in layouts.values()))
     found: dict[str, dict[str, Any]] = {}
-    for kind, path in paths.items():
-        bound = MOST_MEAN_KL[kind] if options.max_mean_kl is None else options.max_mean_kl
-        with failures.unwritable(output):
-            output.mkdir(parents=True, exist_ok=True)
-            found[str(kind)] = task.make(layouts[kind], path, bound)
-        written = {**(folder.read_json(RESULT) or {}), **found}
-        failures.write_result(folder, RESULT, written)
+    with failures.held_output(output, folder, "export"):
+        _refuse_all_taken(paths.values(), folder, options)
+        reference = proof.predict_tuned(parts, rows, quantized=False)
+        task = _Task(parts, tokenizer, rows, reference, name, progress)
+        for kind, path in paths.items():
+            usual = proof.MOST_MEAN_KL_GGUF[kind]
+            bound = usual if options.max_mean_kl is None else options.max_mean_kl
+            with failures.unwritable(output):
+                output.mkdir(parents=True, exist_ok=True)
+                found[str(kind)] = task.make(layouts[kind], path, bound)
+            written = {**(folder.read_json(RESULT) or {}), **found}
+            failures.write_result(folder, RESULT, written)
     return found
+
+
+def _refuse_all_taken(paths: Iterable[Path], folder: RunFolder, options: Options) -> None:
+    for path in paths:
+        refuse_taken(path, folder, overwrite=options.overwrite)
+        refuse_taken(unfinished(path), folder, overwrite=True)  # what a killed export left
 
 
 def refuse_taken(path: Path, folder: RunFolder, *, overwrite: bool) -> None:
@@ -185,8 +184,8 @@ class _Task:
             )
             types = gguf_file.verify(work, layout, digests, self.tokenizer.metadata())
             self._verify_tokenizer(work)
-            distance = divergence.compare(self.reference, self._observe(work))
-            merge.refuse_divergence(distance, bound, str(path))
+            distance = divergence.compare(self.reference, self._predict(work))
+            proof.refuse_divergence(distance, bound, str(path))
             note_written(path)
             sync(work)
             work.replace(path)
@@ -205,15 +204,12 @@ class _Task:
             "seconds": time.perf_counter() - started,
         }
 
-    def _observe(self, path: Path) -> Predictions:
-        """The file, through Transformers."""
+    def _predict(self, path: Path) -> Predictions:
+        """Of the file, through Transformers."""
         model = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=TORCH_DTYPE[self.parts.files.settings.dtype]
         )
-        found = divergence.predict(model.to(self.parts.files.device.value).eval(), self.rows)
-        del model
-        gc.collect()
-        return found
+        return proof.predict(model.to(self.parts.files.device.value).eval(), self.rows)
 
     def _verify_tokenizer(self, path: Path) -> None:
         """The file's tokenizer gives the ids of the model's own."""

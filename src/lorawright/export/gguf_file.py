@@ -1,4 +1,4 @@
-"""The merged weights as one GGUF file, tensor by tensor, with config, tokenizer and template.
+"""Merged weights, config and tokenizer → one GGUF file, written tensor by tensor.
 
     float32 sum ──► (llama: q and k permuted) ──► F32 | F16 | BF16 | Q8_0 | … ──► file
 

@@ -1,4 +1,4 @@
-"""A tokenizer.json in GGUF's terms: tokens, types, merges, special tokens, the chat template.
+"""tokenizer.json and chat template → the metadata of a GGUF: tokens, types, merges, template.
 
 For byte-level BPE, whose splitting rule llama.cpp knows by name. The end of an answer is the token
 that the chat template puts there, whatever else the model's files list.

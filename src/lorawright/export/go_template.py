@@ -1,4 +1,4 @@
-"""The part of Go's text/template that Ollama's templates use, to see what they render.
+"""A Go template and values → the text that Ollama renders: the part of Go's text/template it uses.
 
     render('{{ range .Messages }}{{ .Role }}: {{ .Content }}\\n{{ end }}', {"Messages": […]})
 

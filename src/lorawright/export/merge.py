@@ -1,4 +1,4 @@
-"""One model from base and adapter, for programs that know no adapters; proven before it counts.
+"""A run → one model from its base and adapter, for programs that know no adapters; proven.
 
     figures = merge.run(RunFolder(path), config, Options())
 
@@ -10,10 +10,8 @@ prove   logits of merged against base + adapter on evaluation chats; then it bec
 
 from __future__ import annotations
 
-import gc
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,10 +26,10 @@ from lorawright import masks
 from lorawright.config.schema import Config, Quantization
 from lorawright.errors import ModelError, RunFolderError
 from lorawright.evaluate import chats
-from lorawright.export.merged_weights import MergedWeights, plan
-from lorawright.model import divergence, tuned
-from lorawright.model.divergence import Divergence, Predictions
-from lorawright.model.tuned import TunedFiles
+from lorawright.export import proof
+from lorawright.export.merged_weights import MergedWeights
+from lorawright.export.proof import Parts
+from lorawright.model import divergence
 from lorawright.run import outputs, owned
 from lorawright.run.folder import RunFolder
 from lorawright.run.owned import Kind, Marker
@@ -39,12 +37,7 @@ from lorawright.training import failures
 
 RESULT = "merge.json"
 SHARD_BYTES = 4 * 1024**3
-SLACK_BYTES = 64 * 1024**2  # tokenizer, configs, the file system's own
 COPIED = (".json", ".jinja", ".txt", ".model", ".py")
-
-# Mean KL in nats that rounding explains. A bfloat16 weight has 8 bits of precision: 4e-3 of it are
-# lost where base + adapter keeps the update apart. docs/log.md has what was measured.
-MOST_MEAN_KL = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 1e-2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,31 +59,6 @@ class Options:
     shard_bytes: int = SHARD_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a merge starts from.
-
-    Attributes:
-        files: Base and adapter.
-        weights: What becomes of each tensor.
-    """
-
-    files: TunedFiles
-    weights: MergedWeights
-
-
-def open_parts(folder: RunFolder, config: Config) -> Parts:
-    """Base and adapter of a run, checked against each other.
-
-    Raises:
-        RunFolderError: The run has no adapter.
-        ModelError: The base is gone or another, or a value is not finite.
-    """
-    files = tuned.find(folder, config.model)
-    trust = config.model.trust_remote_code
-    return Parts(files, plan(files.base, files.adapter, trust_remote_code=trust))
-
-
 def run(
     folder: RunFolder,
     config: Config,
@@ -109,8 +77,8 @@ def run(
         What was written.
 
     Raises:
-        LorawrightError: See `open_parts`; also a folder that is taken, a full disk, or a merged
-            model that is further from base + adapter than the bound.
+        LorawrightError: See `proof.open_parts`; also a folder that is taken, a full disk, or a
+            merged model that is further from base + adapter than the bound.
     """
     with failures.results_into(folder, "merge"):
         return _run(folder, config, options or Options(), progress)
@@ -124,14 +92,16 @@ def _run(
     owned.refuse_places(target, "--output", kept_places(folder, config))
     with failures.unwritable(target):
         owned.put_back(target)
-    replaced = refuse_taken(target, folder, overwrite=options.overwrite)
-    parts = open_parts(folder, config)
+    refuse_taken(target, folder, overwrite=options.overwrite)
+    parts = proof.open_parts(folder, config)
     rows = chats.proof_rows(config, options.data)
-    refuse_full_disk(target, sum(map(parts.weights.num_bytes, parts.weights.names)))
+    proof.refuse_full_disk(target, sum(map(parts.weights.num_bytes, parts.weights.names)))
     bound = _bound(parts.weights) if options.max_mean_kl is None else options.max_mean_kl
-    with failures.unwritable(target), written_aside(target, replaced) as work:
-        shards = write(parts, work, options.shard_bytes, progress)
-        found = _prove(parts, work, rows, bound, progress)
+    with failures.held_output(target, folder, "merge"), failures.unwritable(target):
+        replaced = refuse_taken(target, folder, overwrite=options.overwrite)
+        with written_aside(target, replaced) as work:
+            shards = write(parts, work, options.shard_bytes, progress)
+            found = _prove(parts, work, rows, bound, progress)
     result = {
         "path": str(target),
         "base": parts.files.settings.name,
@@ -171,7 +141,7 @@ def written_aside(target: Path, replaced: Marker | None) -> Iterator[Path]:
 
 
 def kept_places(folder: RunFolder, config: Config) -> list[tuple[str, Path]]:
-    """What a merged or exported folder must not be, and not hold."""
+    """What a merged or exported folder must neither be nor hold."""
     return [
         *outputs.kept_places(config),
         ("the run", folder.path),
@@ -211,18 +181,6 @@ def _earlier(target: Path, folder: RunFolder) -> Marker | None:
         return None
     names = tuple(name for name in owned.files_in(target) if owned.MODEL_FILE.fullmatch(name))
     return Marker(Kind.MODEL, names)
-
-
-def refuse_full_disk(target: Path, num_bytes: int) -> None:
-    """Raises RunFolderError where the files would not fit; called before one is written."""
-    existing = next(path for path in (target, *target.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if free < num_bytes + SLACK_BYTES:
-        raise RunFolderError(
-            f"has {free / 1e9:.2f} GB free, {(num_bytes + SLACK_BYTES) / 1e9:.2f} GB are needed",
-            where=str(existing),
-            hint="make room, or choose another disk with --output",
-        )
 
 
 def write(
@@ -297,51 +255,23 @@ def _prove(
     progress: Callable[[str, int, int], None],
 ) -> dict[str, Any]:
     num_models = 2 if parts.files.settings.quantization is Quantization.NONE else 3
-    plain = observe_tuned(parts, rows, quantized=False)
+    plain = proof.predict_tuned(parts, rows, quantized=False)
     progress("proof", 1, num_models)
-    merged = observe_folder(parts, work, rows)
+    merged = proof.predict_folder(parts, work, rows)
     progress("proof", 1, num_models)
     found = divergence.compare(plain, merged)
-    refuse_divergence(found, bound, str(work.with_suffix("")))
+    proof.refuse_divergence(found, bound, str(work.with_suffix("")))
     trained = None
     if num_models == 3:
-        trained = divergence.compare(observe_tuned(parts, rows, quantized=True), merged).as_dict()
+        trained = divergence.compare(
+            proof.predict_tuned(parts, rows, quantized=True), merged
+        ).as_dict()
         progress("proof", 1, num_models)
     return {**found.as_dict(), "as_trained": trained}
 
 
-def refuse_divergence(found: Divergence, bound: float, where: str) -> None:
-    """Raises ModelError above the bound, or where a logit is not a number."""
-    if not found.mean_kl <= bound:
-        raise ModelError(
-            f"predicts otherwise than base + adapter: mean KL {found.mean_kl:.2g}, the bound is "
-            f"{bound:.2g}; first choice equal at {found.top1_agreement:.1%} of "
-            f"{found.num_positions} positions",
-            where=where,
-            hint="nothing was kept; `--max-kl` moves the bound, if you know why",
-        )
-
-
-def observe_tuned(parts: Parts, rows: list[tuple[int, ...]], *, quantized: bool) -> Predictions:
-    """Base + adapter; `quantized` as in training, where the run was one of QLoRA."""
-    base = parts.files.load_base(quantized=quantized)
-    return _observe(parts.files.add_adapter(base), rows)
-
-
-def observe_folder(parts: Parts, folder: Path, rows: list[tuple[int, ...]]) -> Predictions:
-    """A merged folder, through plain Transformers."""
-    return _observe(parts.files.load_base(folder, quantized=False), rows)
-
-
-def _observe(whole: Any, rows: list[tuple[int, ...]]) -> Predictions:
-    found = divergence.predict(whole, rows)
-    del whole
-    gc.collect()  # modules refer to each other: without this two models are in memory
-    return found
-
-
 def _bound(weights: MergedWeights) -> float:
-    return MOST_MEAN_KL[_main_dtype(weights)]
+    return proof.MOST_MEAN_KL[_main_dtype(weights)]
 
 
 def _main_dtype(weights: MergedWeights) -> torch.dtype:

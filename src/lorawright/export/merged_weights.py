@@ -1,4 +1,4 @@
-"""Base weights with the adapter's update added, one tensor at a time.
+"""A base's and an adapter's files → tensors of the merged model, one at a time.
 
     base files ──► one tensor, float32 ──► PEFT's own merge of its layer ──► float32 sum
     adapter    ──► rank-sized matrices on a skeleton: a model without weights
@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from lorawright.errors import ModelError
 
 ADAPTER = "adapter_model.safetensors"
-HELD = (torch.float32, torch.bfloat16, torch.float16)
+UNQUANTIZED = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass
@@ -105,7 +105,7 @@ def plan(base: Path, adapter: Path, *, trust_remote_code: bool = False) -> Merge
     _refuse_adapter(adapter)
     config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
     files = dict(_base_tensors(base))
-    skeleton, nothing = _skeleton(config, trust_remote_code)
+    skeleton, placeholder = _skeleton(config, trust_remote_code)
     whole = _wrap(skeleton, adapter, base).get_base_model()
     layers = {
         f"{name}.weight": module
@@ -115,7 +115,7 @@ def plan(base: Path, adapter: Path, *, trust_remote_code: bool = False) -> Merge
     replaced = {
         name: parameter.detach()
         for path, parameter in whole.named_parameters()
-        if parameter.data_ptr() != nothing.data_ptr()
+        if parameter.data_ptr() != placeholder.data_ptr()
         and not _belongs_to_adapter(path)
         and (name := path.replace(".base_layer", "")) not in layers
     }
@@ -134,18 +134,18 @@ def _skeleton(config: Any, trust_remote_code: bool) -> tuple[Any, torch.Tensor]:
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    nothing = torch.zeros(1)
+    placeholder = torch.zeros(1)
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            stretched = nothing.expand(parameter.shape)
+            stretched = placeholder.expand(parameter.shape)
             setattr(module, name, nn.Parameter(stretched, requires_grad=False))
-    return model, nothing
+    return model, placeholder
 
 
 def _merge(layer: Any, base: torch.Tensor, name: str) -> torch.Tensor:
     """PEFT's merge of one layer, in float32; the layer is without weights again afterwards."""
     inner = layer.get_base_layer()
-    nothing = inner.weight
+    placeholder = inner.weight
     inner.weight = nn.Parameter(base.float(), requires_grad=False)
     try:
         layer.merge(safe_merge=True)
@@ -158,7 +158,7 @@ def _merge(layer: Any, base: torch.Tensor, name: str) -> torch.Tensor:
         ) from None
     finally:
         layer.merged_adapters.clear()
-        inner.weight = nothing
+        inner.weight = placeholder
     return merged
 
 
@@ -214,7 +214,7 @@ def _base_tensors(base: Path) -> Iterator[tuple[str, Path]]:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 # safe_open is no mapping
                 dtype = _dtype(file.get_slice(name))
-                if dtype not in HELD:
+                if dtype not in UNQUANTIZED:
                     raise ModelError(
                         f"{name} is held in {str(dtype).removeprefix('torch.')}",
                         where=str(path),

@@ -1,7 +1,7 @@
-"""`--to ollama`: a GGUF and the Modelfile that makes a model of it.
+"""A run → a GGUF file, and the Modelfile from which Ollama makes a model.
 
 Ollama renders chats by a Go template of its own, not by the GGUF's. So the model's template is
-written in Go, and chats are rendered both ways: what differs is counted and said.
+written in Go, and chats are rendered both ways: what differs is counted and reported.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _run(folder: RunFolder, config: Config, options: Options, progress: Progress
     (made,) = gguf.make(folder, config, replace(options, output=output), progress).values()
     system = _shared_system(chats)
     text = _modelfile(Path(made["path"]).name, template, tokenizer, base, config, system)
-    with failures.unwritable(output):
+    with failures.held_output(output, folder, "export"), failures.unwritable(output):
         gguf.note_written(modelfile)
         write_atomically(modelfile, text.encode())
     name = re.sub(r"[^a-z0-9._-]", "-", folder.path.resolve().name.lower())

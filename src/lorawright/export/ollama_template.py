@@ -1,8 +1,8 @@
-"""The model's chat template in Go, for Ollama: made from what the template writes, then compared.
+"""A model's chat template → the same template in Go, for Ollama, and how the two compare.
 
-    the template, asked with marked chats ─► what it writes around each part ─► one Go template
-                                                                                     │
-    the same chats through both ─► equal, equal but for the spelling of JSON, or not ◄┘
+    the template, applied to marked chats ─► what it writes around each part ─► one Go template
+                                                                                      │
+    the same chats through both ─► equal, equal but for the spelling of JSON, or not ◄─┘
 
 No template is assumed: every literal is read off the model's own. A model whose template writes
 otherwise than in turns (role, content, end) is refused.

@@ -1,4 +1,4 @@
-"""An adapter to the hub: weights, settings, tokenizer, template and card; nothing else leaves.
+"""A finished run → its adapter on the hub: weights, settings, tokenizer, template and card.
 
 No checkpoint, no row of data, no path of this machine: files are taken from a list, and a base
 that is a local folder must be named as a hub id first.
@@ -22,10 +22,11 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined] # HTTPError i
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # nor this
 
 from lorawright.errors import ConfigError, LorawrightError, RunFolderError
-from lorawright.run import card
+from lorawright.run import card, lock
 from lorawright.run import facts as run_facts
 from lorawright.run.facts import RunFacts, State
 from lorawright.run.folder import RunFolder
+from lorawright.run.names import LOCK
 
 FILES = (
     "adapter_config.json",
@@ -65,12 +66,13 @@ def push(
 
     Raises:
         ConfigError: The repository's name is wrong, or the base has no name on the hub.
-        RunFolderError: The run has no adapter.
+        RunFolderError: The run has no adapter, or another process writes into it.
         ModelError: A file of the adapter has changed since it was written.
         LorawrightError: The hub refuses, or cannot be reached.
     """
     _check_name(repo, "REPO")
     facts = run_facts.read(run)
+    lock.refuse_if_held(facts.path, LOCK)
     if facts.state is not State.FINISHED:
         raise RunFolderError(
             "has no finished adapter",
@@ -82,6 +84,7 @@ def push(
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         _stage(facts, folder, named)
+        lock.refuse_if_held(facts.path, LOCK)  # else the files may be of two runs
         files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         url = None if dry_run else _upload(folder, repo, private)
     return Pushed(repo, files, url)

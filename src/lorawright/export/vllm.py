@@ -1,7 +1,7 @@
-"""`--to vllm`: whether vLLM takes the adapter as it is, and the commands that serve it.
+"""A run → whether vLLM takes its adapter as it is, and the commands that serve it.
 
 vLLM's rules stand in its own code: `vllm/lora/peft_helper.py` (features of an adapter) and
-`vllm/config/lora.py` (ranks). Where one is broken, the merged folder is the way.
+`vllm/config/lora.py` (ranks). An adapter that breaks one is served as a merged folder.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lorawright.inference import completion
-from lorawright.inference.chat_request import ChatRequest, RequestError, parse
+from lorawright.inference.chat_request import ChatRequest, RefusedRequest, parse
 from lorawright.inference.completion import Completion
 from lorawright.inference.generate import Sampling
 from lorawright.inference.request_queue import RequestQueue
@@ -65,7 +65,7 @@ def application(queue: RequestQueue, name: str, sampling: Sampling) -> Starlette
         try:
             asked = parse(await _body(request), sampling)
             return await _answer(queue, request, asked, Completion(name))
-        except RequestError as refused:
+        except RefusedRequest as refused:
             return _refusal(refused)
         except (ClientDisconnect, _DisconnectedError):
             return Response(status_code=CLIENT_CLOSED)
@@ -103,11 +103,11 @@ class _LocalOnly:
         host, origin = headers.get("host", ""), headers.get("origin")
         refused = None
         if _hostname(host) not in HOSTS:
-            refused = RequestError(
+            refused = RefusedRequest(
                 "Host is not this machine; ask 127.0.0.1 or localhost", status=403
             )
         elif origin is not None and origin.lower() != f"http://{host.lower()}":
-            refused = RequestError("pages of another origin are not answered", status=403)
+            refused = RefusedRequest("pages of another origin are not answered", status=403)
         app = self._app if refused is None else _refusal(refused)
         await app(scope, receive, send)
 
@@ -122,18 +122,18 @@ def _hostname(host: str) -> str | None:
 async def _body(request: Request) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise RequestError("Content-Type must be application/json", status=415)
+        raise RefusedRequest("Content-Type must be application/json", status=415)
     body = bytearray()
     try:
         async with asyncio.timeout(LONGEST_BODY_SECONDS):
             async for part in request.stream():
                 body += part
                 if len(body) > MOST_BODY_BYTES:
-                    raise RequestError(
+                    raise RefusedRequest(
                         f"the body has more than {MOST_BODY_BYTES} bytes", status=413
                     )
     except TimeoutError:
-        raise RequestError(
+        raise RefusedRequest(
             f"the body did not arrive within {LONGEST_BODY_SECONDS:.0f} seconds", status=408
         ) from None
     return bytes(body)
@@ -203,21 +203,21 @@ def _json(value: dict[str, Any], status: int = 200) -> Response:
     return Response(orjson.dumps(value), status_code=status, media_type="application/json")
 
 
-def _refusal(refused: RequestError) -> Response:
+def _refusal(refused: RefusedRequest) -> Response:
     return _json(completion.error(refused), refused.status)
 
 
 async def _no_such_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     what = f"{request.method} {request.url.path} is not served; POST /v1/chat/completions is"
-    return _refusal(RequestError(what, status=error.status_code))
+    return _refusal(RefusedRequest(what, status=error.status_code))
 
 
-def _unexpected(error: Exception) -> RequestError:
+def _unexpected(error: Exception) -> RefusedRequest:
     line = str(error).strip().split("\n")[0][:300]
     what = f"unexpected {type(error).__name__}: {line}"
     sys.stderr.write(what + "\n")
-    return RequestError(what, status=500)
+    return RefusedRequest(what, status=500)
 
 
 PAGE = """<!doctype html>

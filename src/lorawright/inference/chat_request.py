@@ -33,7 +33,7 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-class RequestError(Exception):
+class RefusedRequest(Exception):
     """A request that is not answered.
 
     Args:
@@ -107,24 +107,26 @@ def parse(raw: bytes, defaults: Sampling) -> ChatRequest:
         defaults: For what it leaves open.
 
     Raises:
-        RequestError: It is no JSON object, or a key is wrong.
+        RefusedRequest: It is no JSON object, or a key is wrong.
     """
     body = _object(raw)
     for key, neutral in UNSUPPORTED.items():
         value = body.get(key)
         if value is not None and value not in neutral:
-            raise RequestError(f"`{key}` is not supported by this server; leave it out", param=key)
+            raise RefusedRequest(
+                f"`{key}` is not supported by this server; leave it out", param=key
+            )
     try:
         keys = _Body.model_validate(body)
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])
-        raise RequestError(f"`{key}`: {first['msg']}", param=key) from None
+        raise RefusedRequest(f"`{key}`: {first['msg']}", param=key) from None
     draft = Draft()
     messages = parse_messages(body.get("messages"), "messages", OPENAI, draft)
     tools = parse_tools({"tools": body.get("tools") or None}, draft)
     for found in draft.findings:
-        raise RequestError(f"{found.path} {found.message}; {found.hint}", param=found.path)
+        raise RefusedRequest(f"{found.path} {found.message}; {found.hint}", param=found.path)
     limit = keys.max_completion_tokens or keys.max_tokens  # neither can be 0
     stops = [keys.stop] if isinstance(keys.stop, str) else keys.stop or []
     return ChatRequest(
@@ -144,9 +146,9 @@ def _object(raw: bytes) -> dict[str, Any]:
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise RequestError(f"the body is not JSON: {error}") from None
+        raise RefusedRequest(f"the body is not JSON: {error}") from None
     if not isinstance(body, dict):
-        raise RequestError("the body is not a JSON object")
+        raise RefusedRequest("the body is not a JSON object")
     return body
 
 

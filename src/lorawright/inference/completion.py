@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import orjson
 
-from lorawright.inference.chat_request import RequestError
+from lorawright.inference.chat_request import RefusedRequest
 from lorawright.inference.stream_filter import Answer
 from lorawright.inference.tool_calls import Call
 
@@ -84,7 +84,7 @@ def event(value: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(value) + b"\n\n"
 
 
-def error(problem: RequestError) -> dict[str, Any]:
+def error(problem: RefusedRequest) -> dict[str, Any]:
     """An error in OpenAI's shape."""
     kind = "server_error" if problem.status >= 500 else "invalid_request_error"
     return {

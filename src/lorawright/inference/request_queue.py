@@ -16,7 +16,7 @@ from threading import Event
 
 import jinja2
 
-from lorawright.inference.chat_request import ChatRequest, RequestError
+from lorawright.inference.chat_request import ChatRequest, RefusedRequest
 from lorawright.inference.generate import ChatModel, Sampling
 from lorawright.inference.stream_filter import Answer, StreamFilter
 
@@ -48,12 +48,12 @@ class RequestQueue:
         """Pieces of an answer, then how it ended; closing the generator frees the model.
 
         Raises:
-            RequestError: Too many wait, the template refuses the messages, or the chat is too long.
+            RefusedRequest: Too many wait, the template refuses the messages, or they are too long.
         """
         if self._num_waiting >= MOST_WAITING:
-            raise RequestError("too many requests are waiting; try again later", status=429)
+            raise RefusedRequest("too many requests are waiting; try again later", status=429)
         if self._closed.is_set():
-            raise RequestError("the server is closing", status=503)
+            raise RefusedRequest("the server is closing", status=503)
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[str | Answer | Exception] = asyncio.Queue()
         disconnected = Event()
@@ -102,7 +102,9 @@ class RequestQueue:
                     put(shown)
         except jinja2.TemplateError as error:
             put(
-                RequestError(f"the chat template refuses these messages: {error}", param="messages")
+                RefusedRequest(
+                    f"the chat template refuses these messages: {error}", param="messages"
+                )
             )
         except Exception as error:  # handed to the request's coroutine, which raises it
             put(error)
@@ -114,13 +116,13 @@ class RequestQueue:
             return request.sampling
         room, wanted = longest - num_prompt, request.sampling.max_new_tokens
         if room < 1:
-            raise RequestError(
+            raise RefusedRequest(
                 f"the messages have {num_prompt} tokens, the model reads at most {longest}",
                 param="messages",
                 code="context_length_exceeded",
             )
         if request.has_limit and wanted > room:
-            raise RequestError(
+            raise RefusedRequest(
                 f"`max_tokens` is {wanted}, but after the {num_prompt} tokens of the messages the "
                 f"model has room for {room}",
                 param="max_tokens",

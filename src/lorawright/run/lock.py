@@ -57,6 +57,7 @@ def held(
     *,
     verb: str = "train",
     hint: str = HINT,
+    place: Path | None = None,
 ) -> Iterator[None]:
     """Holds the lock of a run folder while the block runs; makes the folder.
 
@@ -65,18 +66,20 @@ def held(
         name: Of the lock file.
         verb: What this process does with the run, for others that find it held.
         hint: What to do where the folder cannot be written.
+        place: What is locked, for messages, if it is not the folder.
 
     Raises:
         RunFolderError: Another process holds it, or the folder cannot be written.
     """
     path = run / name
+    place = run if place is None else place
     try:
         run.mkdir(parents=True, exist_ok=True)
-        mine = _take(path, verb)
+        mine = _take(path, verb, place)
     except OSError as error:
         raise RunFolderError(
             f"cannot be written: {error.strerror}",
-            where=str(run),
+            where=str(place),
             hint=hint,
         ) from None
     done = threading.Event()
@@ -96,10 +99,10 @@ def refuse_if_held(run: Path, name: str) -> None:
     path = run / name
     found = _read(path)
     if found is not None and not _is_stale(path, found, time.time()):
-        raise _held_error(path, found)
+        raise _held_error(path, found, run)
 
 
-def _take(path: Path, verb: str) -> Holder:
+def _take(path: Path, verb: str, place: Path) -> Holder:
     mine = replace(_myself(), verb=verb)
     work = path.with_name(f"{path.name}.{mine.token}")
     try:
@@ -110,9 +113,9 @@ def _take(path: Path, verb: str) -> Holder:
             found = _read(path)
             if found is None:
                 if path.exists() and now - path.stat().st_mtime < TOUCH_SECONDS:
-                    raise _held_error(path, None)
+                    raise _held_error(path, None, place)
             elif not _is_stale(path, found, now):
-                raise _held_error(path, found)
+                raise _held_error(path, found, place)
             _remove_stale(path, found, work)
     finally:
         work.unlink(missing_ok=True)
@@ -169,12 +172,12 @@ def _is_stale(path: Path, found: Holder, now: float) -> bool:
         return True
 
 
-def _held_error(path: Path, found: Holder | None) -> RunFolderError:
+def _held_error(path: Path, found: Holder | None, place: Path) -> RunFolderError:
     return RunFolderError(
         "is in use by a process that has just started"
         if found is None
         else f"is in use by `lorawright {found.verb}`, process {found.pid} on {found.name}",
-        where=str(path.parent),
+        where=str(place),
         hint=f"wait for it, or stop it; if it is gone for certain, remove {path}",
     )
 

@@ -89,6 +89,38 @@ def results_into(folder: RunFolder, verb: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def held_output(target: Path, folder: RunFolder, verb: str) -> Iterator[None]:
+    """An output folder that takes a verb's files, for this process alone.
+
+    One inside the run is held with the run, see `results_into`; of another, a lock lies beside it.
+
+    Args:
+        target: The output folder.
+        folder: The run that is exported.
+        verb: As in `lorawright merge`.
+
+    Raises:
+        RunFolderError: Another process writes into the output, or nobody may.
+    """
+    if folder.path.resolve() in target.resolve().parents:
+        yield
+        return
+    missing = [path for path in target.absolute().parents if not path.exists()]
+    try:
+        with lock.held(
+            target.parent,
+            f"{target.name}.{run_names.LOCK}",
+            verb=verb,
+            hint="choose another folder, or see to its permissions",
+            place=target,
+        ):
+            yield
+    finally:
+        with suppress(OSError):
+            owned.remove_empty(missing)
+
+
 def write_result(folder: RunFolder, name: str, content: dict[str, Any]) -> None:
     """A verb's result in the run folder.
 

@@ -26,9 +26,8 @@ from lorawright.dataset.store import ChatStore
 from lorawright.distributed import group
 from lorawright.errors import ConfigError, TrainError
 from lorawright.hardware import Device
-from lorawright.model import dropout
+from lorawright.model import dropout, lora
 from lorawright.model.load import evaluation_mode
-from lorawright.model.lora import to_float32
 from lorawright.model.loss import sum_dtype
 from lorawright.plan.packing import PassKind
 from lorawright.plan.steps import Plan, Step
@@ -120,7 +119,7 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
             callbacks=[_StepGuard(self)],
         )
         self.remove_callback(PrinterCallback)
-        to_float32(self.model)  # TRL makes a quantized model's adapter bfloat16
+        lora.to_float32(self.model)  # TRL makes a quantized model's adapter bfloat16
         self.dropout_state = dropout.state_of(self.model)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
