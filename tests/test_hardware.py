@@ -27,10 +27,10 @@ def test_a_user_s_own_setting_stays(name: str) -> None:
 
 PROBE = """
 import os, sys
-from lorawright import cli
-cli.run = lambda arguments: print("torch" in sys.modules, os.environ.get("GOMP_SPINCOUNT")) or 0
+from lorawright.cli import app
+app.run = lambda arguments: print("torch" in sys.modules, os.environ.get("GOMP_SPINCOUNT")) or 0
 sys.argv = ["lorawright", "doctor"]
-cli.main()
+app.main()
 """
 
 

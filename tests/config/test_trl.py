@@ -15,9 +15,9 @@ from lorawright.config import Config, load_leniently, schedules, trl_fields
 from lorawright.errors import ConfigError
 from lorawright.hardware import Device
 from lorawright.run.folder import RunFolder
-from lorawright.training import train
+from lorawright.training import sft_fields, train
 from lorawright.training.train import Start
-from lorawright.training.trainer import _sft_fields, sft_config
+from lorawright.training.trainer import sft_config
 
 TABLES = (trl_fields.ALLOWED, trl_fields.OURS, trl_fields.REFUSED)
 
@@ -42,7 +42,7 @@ def test_every_field_of_the_installed_trl_is_decided() -> None:
 
 def test_what_we_set_ourselves_is_not_allowed() -> None:
     config = Config.model_validate({"training": {"gradient_checkpointing": False}})
-    ours = _sft_fields(config, Device.CPU, Path("x"), True)
+    ours = sft_fields.planned(config, Device.CPU, Path("x"), True)
     # the two names stand in unless `training.trl` has them
     assert set(ours) & set(trl_fields.ALLOWED) <= {"run_name", "project"}
 

@@ -187,7 +187,7 @@ def test_what_an_ordinary_user_may_not_read_is_a_problem(tmp_path: Path) -> None
         (root / name).write_bytes(LINE)
     for closed in (root / "a/x.jsonl", root / "b/inner", root / "c/x.parquet"):
         closed.chmod(0)
-    for parent in (tmp_path, *tmp_path.parents[:2]):
+    for parent in (tmp_path, *tmp_path.parents[:3]):
         parent.chmod(0o755)
     sources = [str(root / name) for name in ("a", "a/x.jsonl", "b", "b/inner/x.jsonl", "c")]
     done = subprocess.run(

@@ -226,8 +226,8 @@ NOT_FOR_READERS = {
     "report/words.py": "has its own table of both languages",
     "run/folder.py": "the comment of a run's config.yaml, a file for programs",
     "inference/app.py": "answers over HTTP, as OpenAI's are: English",
-    "inference/request.py": "answers over HTTP, as OpenAI's are: English",
-    "inference/turns.py": "answers over HTTP, as OpenAI's are: English",
+    "inference/chat_request.py": "answers over HTTP, as OpenAI's are: English",
+    "inference/request_queue.py": "answers over HTTP, as OpenAI's are: English",
     "cli/starter.py": "example chats, and a config whose comments are in the catalogue",
 }
 ALLOWED = re.compile(  # a command, an invariant, words of orjson

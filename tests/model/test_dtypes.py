@@ -15,7 +15,7 @@ from lorawright.config import Config
 from lorawright.errors import TrainError
 from lorawright.model import causal_lm, divergence, loss
 from lorawright.model.divergence import Predictions
-from lorawright.training import train, trainer
+from lorawright.training import process, train, trainer
 
 MakeConfig = Callable[..., Config]
 
@@ -67,7 +67,7 @@ def test_divergence_is_measured_in_float64_on_the_cpu(no_float64: None) -> None:
 def scaler(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], bool]], Any]:
     """Gives a training float16's loss scaler, on the CPU; gradients of some steps overflow."""
     made = torch.amp.GradScaler("cpu")
-    real = train._build_trainer
+    real = process._build_trainer
 
     def make(overflows: Callable[[int], bool]) -> Any:
         def build(*args: Any, **more: Any) -> Any:
@@ -88,7 +88,7 @@ def scaler(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], bool]],
             first.register_hook(hook)
             return trainer
 
-        monkeypatch.setattr(train, "_build_trainer", build)
+        monkeypatch.setattr(process, "_build_trainer", build)
         return made
 
     return make

@@ -124,7 +124,7 @@ def test_overwriting_fails_and_the_old_run_stays(
                 train.run(config, start=start)
         assert contents(folder.path) == before
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_build_trainer", surprise)
+        patch.setattr(process, "_build_trainer", surprise)
         with pytest.raises(RuntimeError):
             train.run(config, start=Start.RESUME)
     assert contents(folder.path).keys() == before.keys()

@@ -155,6 +155,7 @@ def begin_work(target: Path, marker: Marker) -> Path:
     work = target.with_name(target.name + TEMPORARY)
     drop_work(work)
     for path in (work, target.with_name(target.name + ASIDE)):
+        remove_empty([path])  # a kill between the marker's removal and the folder's
         if os.path.lexists(path):
             raise RunFolderError(
                 "is in the way: its name is taken, and not by lorawright",
