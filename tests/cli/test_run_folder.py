@@ -38,14 +38,14 @@ transformers.Trainer.train = wait
 """
 # two processes come to the model together, if the second comes at all
 TOGETHER = """
-from lorawright import model
-load = model.load_base
+from lorawright.model import load as model
+before = model.load_base
 def meet(*a, **k):
     pathlib.Path(f"met-{os.getpid()}").touch()
     until = time.time() + 20
     while len(list(pathlib.Path().glob("met-*"))) < 2 and time.time() < until:
         time.sleep(0.02)
-    return load(*a, **k)
+    return before(*a, **k)
 model.load_base = meet
 """
 BAD_SECTOR = """

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,6 +18,7 @@ from lorawright.distributed.signals import Stop
 from lorawright.distributed.supervise import Watched
 from lorawright.errors import DataError, TrainError
 from lorawright.run import lock
+from lorawright.run.events import Event, Noted
 
 # A process that starts two "ranks", as accelerate does; each runs the code of its number.
 STARTER = """
@@ -33,20 +33,21 @@ from pathlib import Path
 from lorawright.distributed import control
 from lorawright.distributed.control import End
 from lorawright.run import event_file
+from lorawright.run.events import Noted
 folder = Path({folder!r})
 def begin(rank):
     return control.Pulse(folder, rank, {launcher})
 def end(rank, **facts):
     control.write_end(folder, End(rank, time.monotonic(), **facts))
 """
-TRAINS = "begin({0})('step 1: forward'); end({0}, seconds=1.5)"
+TRAINS = "begin({0})('step 1: forward'); end({0}, stopped_by=15)"
 WAITS = "beat = begin({0}); beat('step 1: forward'); beat('step 1: backward'); time.sleep(60)"
 
 
 def run(
     folder: Path, *codes: str, timeout_seconds: float = 30, stop: Stop | None = None
-) -> tuple[list[control.End], list[dict[str, Any]]]:
-    shown: list[dict[str, Any]] = []
+) -> tuple[list[control.End], list[Event]]:
+    shown: list[Event] = []
     prefix = RANK.format(folder=str(folder), launcher=os.getpid())
     command = [sys.executable, "-c", STARTER, prefix, *codes]
     watched = Watched(
@@ -66,10 +67,10 @@ def alive(folder: Path) -> list[int]:
 
 
 def test_ends_and_events_come_through(tmp_path: Path) -> None:
-    sends = "event_file.send(folder, 'note', text='hello'); " + TRAINS.format(0)
+    sends = "event_file.sender(folder)(Noted('hello')); " + TRAINS.format(0)
     ends, shown = run(tmp_path, sends, TRAINS.format(1))
-    assert [(end.rank, end.seconds) for end in ends] == [(0, 1.5), (1, 1.5)]
-    assert shown == [{"event": "note", "text": "hello"}]
+    assert [(end.rank, end.stopped_by) for end in ends] == [(0, 15), (1, 15)]
+    assert shown == [Noted("hello")]
 
 
 def test_a_killed_process_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
