@@ -15,7 +15,7 @@ FILES = sorted(SRC.rglob("*.py"))
 
 ROOMS = [
     "i18n", "config", "run", "data", "masks", "report", "dataset", "plan", "model", "distributed",
-    "training", "inference", "evaluate", "export", "cli",
+    "training", "inference", "evaluate", "export", "api", "cli",
 ]  # fmt: skip
 """In the order of a run. A file imports the modules beside this list's folders, its own room, and
 rooms to the left of its own."""

@@ -66,6 +66,14 @@ class GgufType(StrEnum):
     Q4_0 = "q4_0"
 
 
+class ExportTarget(StrEnum):
+    """The program that loads what `export` writes."""
+
+    GGUF = "gguf"
+    OLLAMA = "ollama"
+    VLLM = "vllm"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One finding with its address; the `check --json` contract.

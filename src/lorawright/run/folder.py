@@ -50,6 +50,9 @@ class RunFolder:
 
     path: Path
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     @property
     def config(self) -> Path:
         return self.path / "config.yaml"

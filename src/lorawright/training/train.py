@@ -51,6 +51,10 @@ class Result:
     stopped_by: signal.Signals | None
     outcome: Outcome
 
+    def __fspath__(self) -> str:
+        """The run folder's path: a result is taken wherever a run is."""
+        return str(self.folder.path)
+
 
 def run(
     config: Config,
