@@ -26,9 +26,9 @@ from lorawright.run.names import LOCK
 MakeConfig = Callable[..., Config]
 Point = tuple[str, str, int]  # module and name of a function, and the call of it that is the last
 PRELOADED = [
-    "lorawright.export.merge",
-    "lorawright.evaluate.run",
-    "lorawright.export.ollama",
+    "lorawright.exporters.merge",
+    "lorawright.evaluation.run",
+    "lorawright.exporters.ollama",
     "lorawright.training.train",
 ]
 SERVER = multiprocessing.get_context("forkserver")
@@ -36,8 +36,8 @@ SERVER = multiprocessing.get_context("forkserver")
 # `before` and `after` a function, by the number of the call
 MERGE: list[Point] = [
     ("lorawright.run.owned:begin_work", "after", 1),
-    ("lorawright.export.merge:save_file", "after", 1),
-    ("lorawright.export.merge:copy_rest", "after", 1),
+    ("lorawright.exporters.merge:save_file", "after", 1),
+    ("lorawright.exporters.merge:copy_rest", "after", 1),
     ("lorawright.model.divergence:compare", "before", 1),
     ("pathlib:Path.rename", "before", 1),
     ("pathlib:Path.rename", "after", 1),
@@ -47,10 +47,10 @@ MERGE: list[Point] = [
     ("os:replace", "before", 1),
 ]
 GGUF: list[Point] = [
-    ("lorawright.export.gguf_file:write", "before", 1),
-    ("lorawright.export.gguf_file:write", "after", 1),
-    ("lorawright.export.gguf:note_written", "after", 1),
-    ("lorawright.export.gguf:note_written", "after", 2),
+    ("lorawright.exporters.gguf_file:write", "before", 1),
+    ("lorawright.exporters.gguf_file:write", "after", 1),
+    ("lorawright.exporters.gguf:note_written", "after", 1),
+    ("lorawright.exporters.gguf:note_written", "after", 2),
     ("pathlib:Path.replace", "before", 1),
     ("pathlib:Path.replace", "after", 1),
     ("lorawright.run.folder:RunFolder.write_json", "before", 1),

@@ -15,8 +15,8 @@ from lorawright import hub
 from lorawright.cli import run as command
 from lorawright.config import Config
 from lorawright.errors import LorawrightError, ModelError, RunFolderError
-from lorawright.evaluate import run
-from lorawright.export import gguf, merge, ollama, vllm
+from lorawright.evaluation import run
+from lorawright.exporters import gguf, merge, ollama, vllm
 from lorawright.model import load, tuned
 from lorawright.run import lock, owned
 from lorawright.run.events import Event, StepFinished

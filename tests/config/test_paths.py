@@ -220,7 +220,7 @@ def test_an_older_run_still_opens(own_run: Path) -> None:
 
 
 def test_moved_data_is_named(own_run: Path, tmp_path: Path) -> None:
-    from lorawright.evaluate import chats
+    from lorawright.evaluation import chats
 
     config = read_config(RunFolder(own_run))
     gone = config.model_copy(

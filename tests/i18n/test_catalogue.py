@@ -215,7 +215,7 @@ NOT_FOR_READERS = {
     "masks/generation_tags.py": "Jinja",
     "training/worker.py": "words of libraries, to be found in their errors",
     "model/dropout.py": "an invariant",
-    "export/ollama_template.py": "Go templates",
+    "exporters/ollama_template.py": "Go templates",
     "hardware.py": "code of another process",
     "distributed/scripts.py": "scripts, English in any language",
     "masks/page.py": "has its own table of both languages",

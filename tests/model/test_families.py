@@ -16,8 +16,8 @@ from lorawright import hub
 from lorawright.config import Config
 from lorawright.config.schema import Dtype, ModelSettings
 from lorawright.errors import ModelError
-from lorawright.evaluate import losses
-from lorawright.evaluate.chats import EvalChat
+from lorawright.evaluation import losses
+from lorawright.evaluation.chats import EvalChat
 from lorawright.hardware import Device
 from lorawright.model import attention, causal_lm, load, lora, selfcheck
 from lorawright.model.attention import PassShape

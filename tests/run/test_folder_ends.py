@@ -17,7 +17,7 @@ import torch
 
 from lorawright.config import Config
 from lorawright.errors import ConfigError, RunFolderError, TrainError
-from lorawright.export import eject
+from lorawright.exporters import eject
 from lorawright.model import load
 from lorawright.run import checkpoint, owned
 from lorawright.run.events import Event, StepFinished, TrainingStarted

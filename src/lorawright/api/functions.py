@@ -128,7 +128,7 @@ def evaluate(
         LorawrightError: No adapter, another base, no evaluation set, a bad row.
     """
     folder, config = _opened(run)
-    from lorawright.evaluate import run as stage
+    from lorawright.evaluation import run as stage
 
     options = stage.Options(None if data is None else str(data), with_base, num_samples,
                             max_new_tokens)  # fmt: skip
@@ -165,7 +165,7 @@ def merge(
             model further from base + adapter than the bound.
     """
     folder, config = _opened(run)
-    from lorawright.export import merge as stage
+    from lorawright.exporters import merge as stage
 
     options = stage.Options(
         None if output is None else Path(output), None if data is None else str(data), max_mean_kl,
@@ -208,7 +208,7 @@ def export(
     """
     target = ExportTarget(to)
     folder, config = _opened(run)
-    from lorawright.export import gguf, ollama, vllm
+    from lorawright.exporters import gguf, ollama, vllm
 
     if target is ExportTarget.VLLM:
         found = vllm.run(folder, config)

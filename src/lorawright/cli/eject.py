@@ -25,7 +25,7 @@ def eject(
 
     settings = load(config, set_ or []).config
     quiet()
-    from lorawright.export import eject as stage
+    from lorawright.exporters import eject as stage
 
     folder = Path(out) if out is not None else Path(f"{Path(config).stem}-trl")
     done = stage.eject(settings, config, folder)

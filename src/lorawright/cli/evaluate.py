@@ -38,7 +38,7 @@ def evaluate(
     config = read_config(folder)
     quiet()
     from lorawright.cli.verdict import renew_report
-    from lorawright.evaluate import run as stage
+    from lorawright.evaluation import run as stage
 
     options = stage.Options(data, base, samples, max_new_tokens, lm_eval)
     with TaskBar(quiet=json) as progress:

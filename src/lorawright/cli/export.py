@@ -43,7 +43,7 @@ def export(
     config = read_config(folder)
     quiet()
     from lorawright.cli.verdict import renew_report
-    from lorawright.export import gguf, ollama, vllm
+    from lorawright.exporters import gguf, ollama, vllm
 
     options = gguf.Options(
         types=tuple(types),

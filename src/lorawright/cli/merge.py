@@ -26,7 +26,7 @@ def merge(
     config = read_config(folder)
     quiet()
     from lorawright.cli.verdict import renew_report
-    from lorawright.export import merge as stage
+    from lorawright.exporters import merge as stage
 
     options = stage.Options(Path(output) if output else None, data, max_kl, overwrite)
     with TaskBar(quiet=json) as progress:

@@ -29,7 +29,7 @@ def push(
     from lorawright.distributed.signals import quiet
 
     quiet()
-    from lorawright.export import push as stage
+    from lorawright.exporters import push as stage
 
     done = stage.push(run, repo, base=base_model, private=private, dry_run=dry_run)
     if json:

@@ -21,7 +21,7 @@ import torch
 
 from lorawright.config.schema import Config
 from lorawright.errors import ModelError, RunFolderError
-from lorawright.export.merged_weights import MergedWeights, plan
+from lorawright.exporters.merged_weights import MergedWeights, plan
 from lorawright.model import divergence, tuned
 from lorawright.model.divergence import Divergence, Predictions
 from lorawright.model.tuned import TunedFiles

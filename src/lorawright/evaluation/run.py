@@ -15,9 +15,9 @@ from typing import Any
 
 from lorawright import masks
 from lorawright.config.schema import Config
-from lorawright.evaluate import chats as eval_chats
-from lorawright.evaluate import harness
-from lorawright.evaluate.compare import Comparison, Progress
+from lorawright.evaluation import chats as eval_chats
+from lorawright.evaluation import harness
+from lorawright.evaluation.compare import Comparison, Progress
 from lorawright.model import tuned
 from lorawright.model.tuned import TunedFiles
 from lorawright.plan.settings import USUAL_TOKENS_PER_PASS

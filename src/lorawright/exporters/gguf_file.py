@@ -22,7 +22,7 @@ import torch
 from gguf import GGMLQuantizationType, GGUFWriter
 
 from lorawright.errors import ModelError
-from lorawright.export.merged_weights import MergedWeights
+from lorawright.exporters.merged_weights import MergedWeights
 from lorawright.types import GgufType
 
 CONVERTER_HINT = (

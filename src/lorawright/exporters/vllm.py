@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from lorawright import hub, masks
 from lorawright.config.schema import Config
 from lorawright.errors import ModelError
-from lorawright.export import merge
-from lorawright.export.merged_weights import ADAPTER
+from lorawright.exporters import merge
+from lorawright.exporters.merged_weights import ADAPTER
 from lorawright.model import tuned
 from lorawright.run.files import write_atomically
 from lorawright.run.folder import RunFolder

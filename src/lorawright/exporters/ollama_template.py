@@ -20,7 +20,7 @@ import jinja2
 
 from lorawright import masks
 from lorawright.errors import ModelError
-from lorawright.export import go_template
+from lorawright.exporters import go_template
 from lorawright.masks import ChatTokenizer
 from lorawright.types import Conversation, Message, Role, ToolCall
 

@@ -29,7 +29,7 @@ from lorawright.cli import app
 from lorawright.cli.export import PRINTERS, Target
 from lorawright.config import Config
 from lorawright.errors import ModelError, RunFolderError
-from lorawright.export import (
+from lorawright.exporters import (
     gguf,
     gguf_file,
     go_template,
@@ -39,7 +39,7 @@ from lorawright.export import (
     proof,
     vllm,
 )
-from lorawright.export.ollama_template import Match
+from lorawright.exporters.ollama_template import Match
 from lorawright.masks import ChatTokenizer
 from lorawright.run import owned
 from lorawright.run.folder import RunFolder, read_config
@@ -194,7 +194,7 @@ def test_what_cannot_be_converted_is_refused(run: RunFolder, tmp_path: Path) -> 
     content = json.loads((odd / "tokenizer.json").read_text())
     content["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False}
     (odd / "tokenizer.json").write_text(json.dumps(content))
-    from lorawright.export import gguf_tokenizer
+    from lorawright.exporters import gguf_tokenizer
 
     with pytest.raises(ModelError, match="its tokenizer is not one that this converts"):
         gguf_tokenizer.read(odd, "odd", 2304)
@@ -204,7 +204,7 @@ def test_what_cannot_be_converted_is_refused(run: RunFolder, tmp_path: Path) -> 
 
 def test_padding_of_the_vocabulary(tmp_path: Path) -> None:
     """Qwen2.5 has more rows than tokens; each row needs a token in a GGUF."""
-    from lorawright.export import gguf_tokenizer
+    from lorawright.exporters import gguf_tokenizer
 
     found = gguf_tokenizer.read(TINY, "tiny", 2310)
     assert found.tokens[-1] == "[PAD2309]" and len(set(found.tokens)) == 2310
@@ -491,7 +491,7 @@ def test_vllm_knows_no_adapted_embedding(trained_run: RunFolder, tmp_path: Path)
 
 def test_no_export_holds_generation_tags(trained_run: RunFolder, tmp_path: Path) -> None:
     """A base whose template has them: GGUF, Ollama and vLLM get plain Jinja, or Go."""
-    from lorawright.export import gguf_tokenizer
+    from lorawright.exporters import gguf_tokenizer
 
     base = tmp_path / "base"
     shutil.copytree(TINY, base)

@@ -25,10 +25,10 @@ from safetensors.torch import save_file
 from lorawright import masks
 from lorawright.config.schema import Config, Quantization
 from lorawright.errors import ModelError, RunFolderError
-from lorawright.evaluate import chats
-from lorawright.export import proof
-from lorawright.export.merged_weights import MergedWeights
-from lorawright.export.proof import Parts
+from lorawright.evaluation import chats
+from lorawright.exporters import proof
+from lorawright.exporters.merged_weights import MergedWeights
+from lorawright.exporters.proof import Parts
 from lorawright.model import divergence
 from lorawright.run import outputs, owned
 from lorawright.run.folder import RunFolder

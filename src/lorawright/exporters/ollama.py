@@ -16,10 +16,10 @@ from typing import Any
 
 from lorawright import hub, masks
 from lorawright.config.schema import Config
-from lorawright.evaluate import chats as eval_chats
-from lorawright.export import gguf, ollama_template
-from lorawright.export.gguf import Options, Progress
-from lorawright.export.ollama_template import Match
+from lorawright.evaluation import chats as eval_chats
+from lorawright.exporters import gguf, ollama_template
+from lorawright.exporters.gguf import Options, Progress
+from lorawright.exporters.ollama_template import Match
 from lorawright.masks import ChatTokenizer
 from lorawright.run.files import write_atomically
 from lorawright.run.folder import RunFolder

@@ -16,7 +16,7 @@ from gguf import GGUFWriter, TokenType
 
 from lorawright import masks
 from lorawright.errors import ModelError
-from lorawright.export.gguf_file import CONVERTER_HINT
+from lorawright.exporters.gguf_file import CONVERTER_HINT
 
 # The regular expression that tells one splitting rule from another → llama.cpp's name for it
 # (llama-vocab.cpp, unicode_regex of each `tokenizer.ggml.pre`).

@@ -18,10 +18,10 @@ from lorawright import hub
 from lorawright.cli import app
 from lorawright.config.schema import OverlongPolicy, StrictPolicy
 from lorawright.errors import DataError, LorawrightError, ModelError, RunFolderError
-from lorawright.evaluate import chats as eval_chats
-from lorawright.evaluate import harness, scores
-from lorawright.evaluate import run as evaluate
-from lorawright.evaluate.run import Options
+from lorawright.evaluation import chats as eval_chats
+from lorawright.evaluation import harness, scores
+from lorawright.evaluation import run as evaluate
+from lorawright.evaluation.run import Options
 from lorawright.run.folder import RunFolder, read_config
 from lorawright.types import Role
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorawright.evaluate import losses, scores
-from lorawright.evaluate.chats import EvalChat, Question
-from lorawright.evaluate.losses import Losses, TokenSums
-from lorawright.evaluate.scores import Score
+from lorawright.evaluation import losses, scores
+from lorawright.evaluation.chats import EvalChat, Question
+from lorawright.evaluation.losses import Losses, TokenSums
+from lorawright.evaluation.scores import Score
 from lorawright.inference import batches
 from lorawright.masks import ChatTokenizer
 from lorawright.run.outcome import count_answers, paired_standard_error

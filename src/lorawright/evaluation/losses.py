@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from lorawright.evaluate.chats import EvalChat
+from lorawright.evaluation.chats import EvalChat
 from lorawright.model.causal_lm import LossKind, measure_loss_kind, token_losses_from_logits
 from lorawright.model.divergence import hidden_states
 from lorawright.model.loss import token_losses

@@ -18,11 +18,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from lorawright import masks
 from lorawright.config.schema import Config
 from lorawright.errors import ModelError, RunFolderError
-from lorawright.evaluate import chats
-from lorawright.export import gguf_file, gguf_tokenizer, proof
-from lorawright.export.gguf_file import Layout
-from lorawright.export.gguf_tokenizer import GgufTokenizer
-from lorawright.export.proof import Parts
+from lorawright.evaluation import chats
+from lorawright.exporters import gguf_file, gguf_tokenizer, proof
+from lorawright.exporters.gguf_file import Layout
+from lorawright.exporters.gguf_tokenizer import GgufTokenizer
+from lorawright.exporters.proof import Parts
 from lorawright.model import divergence
 from lorawright.model.divergence import Predictions
 from lorawright.model.load import TORCH_DTYPE

@@ -22,8 +22,8 @@ from lorawright import hub, masks
 from lorawright.cli import app
 from lorawright.config import Config
 from lorawright.errors import ConfigError, DataError, ModelError, RunFolderError, TrainError
-from lorawright.export import gguf, merge, merged_weights, vllm
-from lorawright.export.merge import Options
+from lorawright.exporters import gguf, merge, merged_weights, vllm
+from lorawright.exporters.merge import Options
 from lorawright.run import owned
 from lorawright.run.folder import RunFolder, read_config
 from lorawright.training import failures, train
