@@ -174,13 +174,28 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class EncodedChat:
-    """A chat as the trainer sees it: token ids and the spans of them that are trained."""
+    """A chat as the trainer sees it, or one of the sequences that it becomes.
+
+    Where a template renders earlier answers otherwise than it asks for them, no single sequence has
+    all answers behind the prompts that inference sees; then a chat is several, in one step.
+
+    Attributes:
+        ids: Token ids.
+        spans: Token ranges that are trained, in order.
+        file: Where the row stands.
+        line: Its line, or row number.
+        split: The set it belongs to.
+        sequence: Number among the chat's sequences, from 0.
+        num_sequences: How many the chat has.
+    """
 
     ids: tuple[int, ...]
     spans: tuple[Span, ...]
     file: str
     line: int
     split: Split = Split.TRAIN
+    sequence: int = 0
+    num_sequences: int = 1
 
     @property
     def num_trained_tokens(self) -> int:

@@ -25,7 +25,7 @@ def plan(num_tokens_N: npt.NDArray[np.int64] | int, **options: Any) -> Plan:
 
 
 def chats(made: Plan) -> list[tuple[int, ...]]:
-    return [step.chats for step in made]
+    return [step.sequences for step in made]
 
 
 def test_golden_order() -> None:
@@ -45,7 +45,7 @@ def test_every_chat_once_an_epoch(
     assert len(made) == len(steps) == per_epoch * num_epochs
     assert [step.number for step in steps] == list(range(len(steps)))
     for start in range(0, len(steps), per_epoch):
-        epoch = [step.chats for step in steps[start : start + per_epoch]]
+        epoch = [step.sequences for step in steps[start : start + per_epoch]]
         assert sorted(chat for batch in epoch for chat in batch) == list(range(num_chats))
         assert {len(batch) for batch in epoch[:-1]} <= {batch_size}
         assert len(epoch[-1]) == num_chats - batch_size * (per_epoch - 1)
@@ -55,8 +55,8 @@ def test_every_chat_once_an_epoch(
 @given(lengths, st.integers(1, 10))
 def test_steps_count_their_tokens(num_tokens_N: npt.NDArray[np.int64], batch_size: int) -> None:
     for step in plan(num_tokens_N, batch_size=batch_size):
-        assert step.num_tokens == sum(int(num_tokens_N[chat]) for chat in step.chats)
-        assert step.num_trained_tokens == sum(int(num_tokens_N[c]) // 2 for c in step.chats)
+        assert step.num_tokens == sum(int(num_tokens_N[chat]) for chat in step.sequences)
+        assert step.num_trained_tokens == sum(int(num_tokens_N[c]) // 2 for c in step.sequences)
 
 
 def test_order_depends_on_seed_and_epoch_only() -> None:
@@ -92,11 +92,11 @@ def check_layout(
     assert len(step.passes) == ranks
     assert len({len(passes) for passes in step.passes}) == 1
     held = [chat for passes in step.passes for one in passes for chat in one.chats]
-    assert sorted(held) == sorted(step.chats)
+    assert sorted(held) == sorted(step.sequences)
     for one in (one for passes in step.passes for one in passes):
         assert len(one.chats) <= 1 or one.num_tokens <= capacity
     work = [sum(one.num_tokens for one in passes) for passes in step.passes]
-    assert max(work) - min(work) <= int(num_tokens_N[list(step.chats)].max())
+    assert max(work) - min(work) <= int(num_tokens_N[list(step.sequences)].max())
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 8])
@@ -119,8 +119,8 @@ def test_layout_changes_no_step(
     other = plan(num_tokens_N, batch_size=batch_size, tokens_per_pass=capacity, num_ranks=num_ranks)
     assert one.sha256 == other.sha256
     for a, b in zip(one, other, strict=True):
-        assert (a.chats, a.num_tokens, a.num_trained_tokens) == (
-            b.chats,
+        assert (a.sequences, a.num_tokens, a.num_trained_tokens) == (
+            b.sequences,
             b.num_tokens,
             b.num_trained_tokens,
         )
@@ -153,7 +153,7 @@ def test_sha256_stays_with_the_layout() -> None:
 @quick
 @given(lengths)
 def test_evaluation_sees_every_chat_once(num_tokens_N: npt.NDArray[np.int64]) -> None:
-    order = [chat for step in plan(num_tokens_N).evaluation() for chat in step.chats]
+    order = [chat for step in plan(num_tokens_N).evaluation() for chat in step.sequences]
     assert sorted(order) == list(range(len(num_tokens_N)))
     sizes = [int(num_tokens_N[chat]) for chat in order]
     assert sizes == sorted(sizes, reverse=True)
@@ -174,3 +174,22 @@ def test_grouped_order_brings_equal_beginnings_together() -> None:
     assert sorted(first) == sorted(second) == list(range(120))
     assert first.tolist() != second.tolist()
     assert made.sha256 != plan(120, batch_size=8).sha256
+
+
+@quick
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=20), st.integers(1, 6), st.integers(1, 2))
+def test_sequences_of_a_chat_stay_together(
+    num_sequences: list[int], batch_size: int, num_epochs: int
+) -> None:
+    """Batches count chats; the chats' order is that of a set with a sequence each."""
+    starts_C = np.cumsum([0, *num_sequences[:-1]])
+    made = plan(sum(num_sequences), starts_C=starts_C, batch_size=batch_size, num_epochs=num_epochs)
+    plain = plan(len(num_sequences), batch_size=batch_size, num_epochs=num_epochs)
+    assert len(made) == len(plain) and made.sha256 == plain.sha256
+    for step, same in zip(made, plain, strict=True):
+        own = [
+            list(range(starts_C[chat], starts_C[chat] + num_sequences[chat]))
+            for chat in same.sequences
+        ]
+        assert list(step.sequences) == [row for rows in own for row in rows]
+        assert step.num_tokens == sum(int(made.num_tokens_N[row]) for row in step.sequences)

@@ -61,6 +61,8 @@ def inspect(
                 {
                     "file": row.file,
                     "line": row.line,
+                    "sequence": row.sequence,
+                    "num_sequences": row.num_sequences,
                     "ids": row.ids,
                     "trained": row.trained_flags(),
                     "text": tokenizer.decode(row.ids),
@@ -107,5 +109,7 @@ def print_row(tokenizer: object, row: object) -> None:
         text.append(f"⟦{part}⟧" if trained else part, style="bold green" if trained else "dim")
     out = console.out()
     counts = f"{len(row.ids)} tokens, {row.num_trained_tokens} trained"
+    if row.num_sequences > 1:
+        counts = f"sequence {row.sequence + 1} of {row.num_sequences}: {counts}"
     out.print(console.lead("bold", f"{row.file}:{row.line}", counts, between="  "))
     out.print(text)

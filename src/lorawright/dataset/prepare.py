@@ -63,7 +63,7 @@ class Prepared:
 
     @property
     def longest_tokens(self) -> int:
-        """Tokens of the longest chat of both sets."""
+        """Tokens of the longest sequence of both sets."""
         stores = [self.train] if self.eval is None else [self.train, self.eval]
         return max(int(store.num_tokens_N.max()) for store in stores)
 
@@ -267,7 +267,8 @@ def _stats(
 def _set_stats(store: ChatStore) -> dict[str, Any]:
     tokens = store.num_tokens_N
     return {
-        "num_chats": len(store),
+        "num_chats": store.num_chats,
+        "num_sequences": len(store),
         "num_tokens": int(tokens.sum()),
         "num_trained_tokens": int(store.num_trained_N.sum()),
         "max_tokens": int(tokens.max(initial=0)),

@@ -1,6 +1,9 @@
 """Encoded chats on disk: one memory-mapped Arrow file a set, so that a million cost no memory.
 
 input_ids: list<int32>   spans: list<int32> (start, end, start, end, …)   file: string   line: int64
+sequence: int32          num_sequences: int32
+
+A row is a sequence; the sequences of a chat stand together, in order.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ SCHEMA = pa.schema(
         ("spans", pa.list_(pa.int32())),
         ("file", pa.string()),
         ("line", pa.int64()),
+        ("sequence", pa.int32()),
+        ("num_sequences", pa.int32()),
     ]
 )
 ROWS_PER_BATCH = 1000
@@ -51,6 +56,8 @@ class Writer:
             _int_lists(edges),
             pa.array([chat.file for chat in self._rows], pa.string()),
             pa.array([chat.line for chat in self._rows], pa.int64()),
+            pa.array([chat.sequence for chat in self._rows], pa.int32()),
+            pa.array([chat.num_sequences for chat in self._rows], pa.int32()),
         ]
         self._stream.write_batch(pa.record_batch(arrays, schema=SCHEMA))
         self._rows = []
@@ -83,18 +90,25 @@ class ChatStore:
 
     Attributes:
         path: The Arrow file; `datasets.Dataset.from_file` reads it too.
-        num_tokens_N: Tokens of each of the N chats.
+        num_tokens_N: Tokens of each of the N sequences.
         num_trained_N: Trained tokens of each.
+        starts_C: The first sequence of each of the C chats.
     """
 
     def __init__(self, path: Path, split: Split) -> None:
         self.path = path
         self.split = split
         self._table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
-        self.num_tokens_N = self._per_chat(self._num_tokens)
-        self.num_trained_N = self._per_chat(self._num_trained)
+        self.num_tokens_N = self._per_sequence(self._num_tokens)
+        self.num_trained_N = self._per_sequence(self._num_trained)
+        numbers_N = self._per_sequence(lambda batch: np.asarray(batch.column("sequence"), np.int64))
+        self.starts_C = np.flatnonzero(numbers_N == 0)
 
-    def _per_chat(
+    @property
+    def num_chats(self) -> int:
+        return len(self.starts_C)
+
+    def _per_sequence(
         self, count: Callable[[pa.RecordBatch], npt.NDArray[np.int64]]
     ) -> npt.NDArray[np.int64]:
         parts = [count(batch) for batch in self._table.to_batches()]
@@ -125,13 +139,15 @@ class ChatStore:
             file=self._table["file"][index].as_py(),
             line=self._table["line"][index].as_py(),
             split=self.split,
+            sequence=self._table["sequence"][index].as_py(),
+            num_sequences=self._table["num_sequences"][index].as_py(),
         )
 
     def __iter__(self) -> Iterator[EncodedChat]:
         return (self[index] for index in range(len(self)))
 
     def ids(self, index: int) -> npt.NDArray[np.int32]:
-        """Token ids of one chat, without a copy of the file."""
+        """Token ids of one sequence, without a copy of the file."""
         return np.asarray(self._table["input_ids"][index].values)
 
     def edges(self, index: int) -> npt.NDArray[np.int32]:

@@ -148,6 +148,7 @@ def make_steps(config: Config, chats: ChatStore) -> Plan:
     return Plan(
         chats.num_tokens_N,
         chats.num_trained_N,
+        starts_C=chats.starts_C,
         batch_size=training.batch_size,
         num_epochs=training.epochs,
         seed=config.data.seed,

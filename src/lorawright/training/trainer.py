@@ -195,7 +195,8 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
 
     def addresses(self, step: int) -> str:
         """Where the chats of a step come from."""
-        chats = [self.chats[int(index)] for index in self.plan.chats(step)]
+        starts = self.plan.starts_C[self.plan.chats(step)].tolist()
+        chats = [self.chats[start] for start in starts]
         return ", ".join(f"{chat.file}:{chat.line}" for chat in chats)
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
@@ -236,7 +237,7 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
     def _evaluate_step(self, step: Step, sums_K: torch.Tensor) -> bool:
         """Adds the sums of some chats; whether it came to their end."""
         assert self.eval_chats is not None and self.eval_plan is not None
-        num_all = len(self.eval_chats)
+        num_all = self.eval_chats.num_chats
         num_before = step.number * self.eval_plan.batch_size
         passes = step_tensors(step, self.args.process_index, self.eval_chats, self.implementation)
         for number, tensors in enumerate(passes, start=1):
@@ -244,7 +245,8 @@ class PlannedTrainer(SFTTrainer):  # type: ignore[misc] # trl is untyped
                 output = self.model_wrapped(**self._prepare_inputs(tensors))
             sums_K[0] += output["loss_sum"]
             sums_K[1] += output["num_hits"]
-            num_done = num_before + len(step.chats) * number // len(passes)
+            num_here = min(self.eval_plan.batch_size, num_all - num_before)
+            num_done = num_before + num_here * number // len(passes)
             self.tell(EvaluationProgressed(num_done, num_all))
             if num_done < num_all and self.should_stop():
                 return False
