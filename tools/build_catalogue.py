@@ -38,7 +38,7 @@ SINKS: dict[str, set[int]] = {
     "Problem": {3, 4},
     "Finding": {1, 2},
     "find": {1, 2},
-    "Refusal": {1, 2},
+    "UnprovenMask": {1, 2},
     "Missing": {1},
     "TagsDisagree": {0},
     "Choice": {1},

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorawright.data import checks
-from lorawright.data.formats import Chat
+from lorawright.data.formats import ParsedRow
 from lorawright.types import Kind, Message, Role, ToolCall
 
 LETTERS = {
@@ -21,9 +21,9 @@ LETTERS = {
 }
 
 
-def chat(letters: str) -> Chat:
+def chat(letters: str) -> ParsedRow:
     messages = tuple(LETTERS[letter] for letter in letters)
-    return Chat(messages, None, tuple(f"messages[{i}]" for i in range(len(messages))))
+    return ParsedRow(messages, None, tuple(f"messages[{i}]" for i in range(len(messages))))
 
 
 @pytest.mark.parametrize("letters", ["ua", "sua", "uau", "usa", "ucta", "ucttat", "ucu", "uctcta"])
@@ -66,7 +66,7 @@ def test_short_cut_never_hides_a_finding() -> None:
 def test_empty_answers(content: str) -> None:
     for train, num_found in ((None, 1), (True, 1), (False, 0)):
         answer = Message(Role.ASSISTANT, content, train=train)
-        one = Chat((LETTERS["u"], answer), None, ("prompt", "completion"))
+        one = ParsedRow((LETTERS["u"], answer), None, ("prompt", "completion"))
         findings = checks.all_findings(one)
         assert [(f.path, f.kind) for f in findings] == [
             ("completion", Kind.EMPTY_ANSWER)
@@ -75,7 +75,7 @@ def test_empty_answers(content: str) -> None:
 
 def test_a_call_or_a_user_without_text_is_no_empty_answer() -> None:
     call = Message(Role.ASSISTANT, "", (ToolCall("f", {}),))
-    one = Chat((Message(Role.USER, ""), call), None, ("a", "b"))
+    one = ParsedRow((Message(Role.USER, ""), call), None, ("a", "b"))
     assert checks.all_findings(one) == []
 
 
@@ -84,12 +84,16 @@ def test_no_assistant() -> None:
 
 
 CHATS = [
-    Chat((Message(Role.USER, "a"), Message(Role.ASSISTANT, "b")), None, ("", "")),
-    Chat((Message(Role.USER, "ab"), Message(Role.ASSISTANT, "")), None, ("", "")),
-    Chat((Message(Role.SYSTEM, "a"), Message(Role.ASSISTANT, "b")), None, ("", "")),
-    Chat((Message(Role.USER, "a"), Message(Role.ASSISTANT, "b")), ({"name": "f"},), ("", "")),
-    Chat((Message(Role.USER, "a"), Message(Role.ASSISTANT, "b", (ToolCall("f", {}),))), None, ()),
-    Chat((Message(Role.USER, "a", extra={"name": "x"}), Message(Role.ASSISTANT, "b")), None, ()),
+    ParsedRow((Message(Role.USER, "a"), Message(Role.ASSISTANT, "b")), None, ("", "")),
+    ParsedRow((Message(Role.USER, "ab"), Message(Role.ASSISTANT, "")), None, ("", "")),
+    ParsedRow((Message(Role.SYSTEM, "a"), Message(Role.ASSISTANT, "b")), None, ("", "")),
+    ParsedRow((Message(Role.USER, "a"), Message(Role.ASSISTANT, "b")), ({"name": "f"},), ("", "")),
+    ParsedRow(
+        (Message(Role.USER, "a"), Message(Role.ASSISTANT, "b", (ToolCall("f", {}),))), None, ()
+    ),
+    ParsedRow(
+        (Message(Role.USER, "a", extra={"name": "x"}), Message(Role.ASSISTANT, "b")), None, ()
+    ),
 ]
 
 
@@ -103,20 +107,20 @@ def test_digests_and_flags_and_key_order() -> None:
     plain = checks.digests(CHATS[0])
     user, assistant = CHATS[0].messages
     flagged = checks.digests(
-        Chat((user, Message(Role.ASSISTANT, assistant.content, train=False)), None, ())
+        ParsedRow((user, Message(Role.ASSISTANT, assistant.content, train=False)), None, ())
     )
     assert plain[0] == plain[1] == flagged[0] != flagged[1]
     tools = ({"name": "f", "x": 1},), ({"x": 1, "name": "f"},)
-    first, second = (checks.digests(Chat(CHATS[0].messages, tool, ())) for tool in tools)
+    first, second = (checks.digests(ParsedRow(CHATS[0].messages, tool, ())) for tool in tools)
     assert first == second
 
 
 def test_ids_do_not_hide_a_copy() -> None:
-    def one(identity: str | None) -> Chat:
+    def one(identity: str | None) -> ParsedRow:
         call = Message(Role.ASSISTANT, None, (ToolCall("f", {"x": 1}, identity),))
         extra = {"name": "f", **({"tool_call_id": identity} if identity else {})}
         answer = Message(Role.TOOL, "sun", extra=extra)
-        return Chat((Message(Role.USER, "a"), call, answer), None, ("", "", ""))
+        return ParsedRow((Message(Role.USER, "a"), call, answer), None, ("", "", ""))
 
     assert len({checks.digests(one(identity))[0] for identity in (None, "1", "2")}) == 1
 
@@ -124,4 +128,4 @@ def test_ids_do_not_hide_a_copy() -> None:
 @settings(deadline=None, max_examples=50)
 @given(st.binary(min_size=16, max_size=16), st.integers(0, 2**130))
 def test_lot_is_a_fraction_and_repeats(digest: bytes, seed: int) -> None:
-    assert 0 <= checks.lot(digest, seed) == checks.lot(digest, seed) < 1
+    assert 0 <= checks.split_draw(digest, seed) == checks.split_draw(digest, seed) < 1

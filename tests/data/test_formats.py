@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorawright.config.schema import Format
-from lorawright.data.formats import Chat, detect, parse_row, unknown_format
+from lorawright.data.formats import ParsedRow, detect, parse_row, unknown_format
 from lorawright.data.problems import Finding, clip, got, nearest
 from lorawright.types import Message, Role, ToolCall
 
@@ -19,11 +19,11 @@ CALL = {"name": "weather", "arguments": {"city": "Paris"}}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"x": None}}}
 
 
-def chat(row: Any) -> Chat:
+def chat(row: Any) -> ParsedRow:
     format = detect(row)
     assert format is not None
     parsed = parse_row(row, format, "here")
-    assert isinstance(parsed, Chat), parsed
+    assert isinstance(parsed, ParsedRow), parsed
     assert len(parsed.paths) == len(parsed.messages)
     return parsed
 
@@ -525,7 +525,7 @@ ROWS = st.dictionaries(
 @given(ROWS, st.sampled_from(list(FOUR_FORMATS)))
 def test_any_row_is_a_chat_or_has_findings(row: Any, format: Format) -> None:
     parsed = parse_row(row, format, "here")
-    if isinstance(parsed, Chat):
+    if isinstance(parsed, ParsedRow):
         assert len(parsed.paths) == len(parsed.messages) > 0
         for message in parsed.messages:
             rendered = message.for_template()

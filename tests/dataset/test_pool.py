@@ -45,7 +45,7 @@ def test_equal_to_one_process() -> None:
     alone, many = (masks.Encoder(TOKENIZER, SETTINGS) for _ in range(2))
     expected = list(alone.run(chats(200)))
     assert list(pool.encode(many, chats(200), start_after=20)) == expected
-    assert asdict(many.tally) == asdict(alone.tally)
+    assert asdict(many.counts) == asdict(alone.counts)
     assert any(isinstance(item, Problem) and item.kind == "mask" for item in expected)
 
 

@@ -254,7 +254,7 @@ def test_refusals(trained_run: RunFolder, tmp_path: Path) -> None:
     other = RunFolder(tmp_path / "other")
     shutil.copytree(trained_run.path, other.path)
     facts = json.loads(other.environment.read_text())
-    other.environment.write_text(json.dumps({**facts, "base_weights_sha256": "0"}))
+    other.environment.write_text(json.dumps({**facts, "base_weights_sample_sha256": "0"}))
     with pytest.raises(ModelError, match="other weights than the base"):
         evaluate.run(other, config)
 

@@ -188,7 +188,7 @@ def test_history_that_a_server_reads_otherwise_is_said(load: Load) -> None:
     assert warning.severity is Severity.WARNING and warning.hint
     assert "1 later answers are trained behind ids that differ" in warning.message
     assert "begins with white space" in warning.message and "may stay" in warning.hint
-    assert encoder.tally.num_read_otherwise == 1
+    assert encoder.counts.num_read_otherwise == 1
     prompt = tokenizer.render(chat_.messages[:3], None, generation_prompt=True)
     assert tokenizer.encode([prompt])[0] != list(encoded.ids[: encoded.spans[1][0]])
     (exact,) = encode(tokenizer, chat_, train_on="last_assistant")
@@ -324,7 +324,7 @@ def test_reasoning_of_an_untrained_answer_may_be_dropped_as_inference_drops_it(l
     encoder = masks.Encoder(load(template), DataSettings(train_on="last_assistant"))
     (encoded,) = encoder.run([chat_])
     assert isinstance(encoded, EncodedChat), encoded
-    assert dict(encoder.tally.idle_keys) == {"name": 1}
+    assert dict(encoder.counts.idle_keys) == {"name": 1}
 
 
 def test_call_without_text_for_a_template_that_wants_text(load: Load) -> None:

@@ -59,22 +59,22 @@ def variant(old: str, new: str, source: str = TAGS) -> str:
 
 def witnessed(
     template: str, rows: list[Conversation], **settings: Any
-) -> tuple[list[EncodedChat], list[Problem], masks.Tally]:
+) -> tuple[list[EncodedChat], list[Problem], masks.MaskCounts]:
     encoder = masks.Encoder(TOKENIZER, DataSettings(**settings), (template, "tags.jinja"))
     items = list(encoder.run(rows))
     chats = [item for item in items if isinstance(item, EncodedChat)]
-    return chats, [item for item in items if isinstance(item, Problem)], encoder.tally
+    return chats, [item for item in items if isinstance(item, Problem)], encoder.counts
 
 
 def rejected(template: str, rows: list[Conversation] | None = None) -> str:
     """What the one problem of a wrong template says; all rows are encoded none the less."""
     rows = demo() if rows is None else rows
-    chats, problems, tally = witnessed(template, rows)
+    chats, problems, counts = witnessed(template, rows)
     assert len(chats) == len(rows)
     (problem,) = problems
     assert (problem.kind, problem.file, problem.line) == (Kind.TEMPLATE, "tags.jinja", None)
     assert problem.path == "template.generation_tags" and problem.hint
-    assert tally.tags_problem is not None and tally.tags_problem in problem.message
+    assert counts.tags_problem is not None and counts.tags_problem in problem.message
     return problem.message
 
 
@@ -88,10 +88,10 @@ HELLO = asked(Message(Role.ASSISTANT, "Hello!"))
 @pytest.mark.parametrize("train_on", ["assistant", "last_assistant", "all"])
 def test_correct_tags_agree_on_every_demo_row(train_on: str) -> None:
     rows = demo()
-    chats, problems, tally = witnessed(TAGS, rows, train_on=train_on)
+    chats, problems, counts = witnessed(TAGS, rows, train_on=train_on)
     assert len(chats) == len(rows) > 300 and not problems
-    assert tally.num_agreed_tags == tally.num_agreed_text_ids == len(rows)
-    assert tally.tags_problem is None
+    assert counts.num_agreed_tags == counts.num_agreed_text_ids == len(rows)
+    assert counts.tags_problem is None
 
 
 @pytest.mark.parametrize("content", ["\nHello!\n", " ", "", "你好😀", "say <|im_end|> twice"])
@@ -106,8 +106,8 @@ def test_correct_tags_agree_on_odd_answers(content: str) -> None:
         Message(Role.ASSISTANT, content),
     ]
     row = asked(*answers)
-    chats, problems, tally = witnessed(TAGS, [row], special_tokens_in_text="escape")
-    assert len(chats) == 1 and tally.num_agreed_tags == 1
+    chats, problems, counts = witnessed(TAGS, [row], special_tokens_in_text="escape")
+    assert len(chats) == 1 and counts.num_agreed_tags == 1
     assert all(problem.severity is Severity.WARNING for problem in problems)
 
 

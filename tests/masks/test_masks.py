@@ -499,8 +499,8 @@ def test_tally_counts_answers_kept_apart(train_on: str) -> None:
         talk(user("Hi"), answer(f"It is {END} you want.")),
     ]
     assert all(isinstance(row, EncodedChat) for row in encoder.run(rows))
-    assert encoder.tally.num_rows == 3
-    assert encoder.tally.num_kept_apart == 1
+    assert encoder.counts.num_rows == 3
+    assert encoder.counts.num_kept_apart == 1
 
 
 def test_rows_and_problems_keep_their_order() -> None:

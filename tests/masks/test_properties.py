@@ -17,7 +17,7 @@ from lorawright import hub, masks
 from lorawright.config.schema import DataSettings, TrainOn
 from lorawright.masks import derive, special_tokens
 from lorawright.masks.tokenizer import render
-from lorawright.masks.turn_markers import TurnMarks
+from lorawright.masks.turn_markers import TurnMarkers
 from lorawright.types import (
     Conversation,
     EncodedChat,
@@ -287,7 +287,7 @@ def test_a_missing_header_is_refused(
     places = [i for i in range(len(ids)) if ids[i : i + len(core)] == core]
     assume(places)
     at = data.draw(st.sampled_from(places))
-    with pytest.raises(derive.Refusal, match="this model's template begins") as caught:
+    with pytest.raises(derive.UnprovenMask, match="this model's template begins") as caught:
         derive.by_ids(ids[:at] + ids[at + len(core) :], MARKS, row, train_on)
     assert caught.value.path == "messages"
 
@@ -296,7 +296,7 @@ def test_a_missing_turn_end_is_refused() -> None:
     (result,) = run(encoder(), SIMPLE)
     assert isinstance(result, EncodedChat)
     ids = [token for token in result.ids[result.spans[0][0] :] if token != MARKS.end_id]
-    with pytest.raises(derive.Refusal, match="behind it in the ids"):
+    with pytest.raises(derive.UnprovenMask, match="behind it in the ids"):
         derive.by_ids([*result.ids[: result.spans[0][0]], *ids], MARKS, SIMPLE, TrainOn.ASSISTANT)
 
 
@@ -304,7 +304,7 @@ SIMPLE = Conversation(
     (Message(Role.USER, "Hi"), Message(Role.ASSISTANT, "Hello, hello!")), None, "rows.jsonl", 1
 )
 INSIDE = TOKENIZER.encode([","])[0][0]
-TAMPERED: dict[str, Callable[[TurnMarks], TurnMarks]] = {
+TAMPERED: dict[str, Callable[[TurnMarkers], TurnMarkers]] = {
     "end id of another token": lambda m: replace(m, end_id=TOKENIZER.control_ids["<|endoftext|>"]),
     "end id inside the answer": lambda m: replace(m, end_id=INSIDE),
     "end text": lambda m: replace(m, end="<|endoftext|>"),
@@ -321,7 +321,7 @@ TAMPERED: dict[str, Callable[[TurnMarks], TurnMarks]] = {
 @pytest.mark.parametrize("name", TAMPERED)
 def test_wrong_marks_are_never_believed(name: str) -> None:
     made = encoder()
-    made.marks = TAMPERED[name](made.marks)
+    made.markers = TAMPERED[name](made.markers)
     (result,) = run(made, SIMPLE)
     assert isinstance(result, Problem), result
     assert result.kind is Kind.MASK and result.path.startswith("messages")

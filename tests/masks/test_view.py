@@ -46,7 +46,10 @@ class Reader(HTMLParser):
         data = json.loads(self.texts["data"])
         self.heads = [(data["files"][row["file"]], row) for row in data["rows"]]
         self.tokens = [
-            (any(start <= at < end for start, end in row["spans"]), *data["glyphs"][glyph])
+            (
+                any(start <= at < end for start, end in row["spans"]),
+                *data["glyphs"][glyph],
+            )
             for row in data["rows"]
             for at, glyph in enumerate(row["glyphs"])
         ]
@@ -63,7 +66,7 @@ class Reader(HTMLParser):
 @given(texts, st.lists(texts, min_size=1, max_size=3))
 def test_glyphs_are_the_ids_in_order(question: str, answers: list[str]) -> None:
     made = encode(question, *answers)
-    glyphs = list(view.glyphs(TOKENIZER, made))
+    glyphs = list(view.token_texts(TOKENIZER, made))
     assert tuple(token for glyph in glyphs for token in glyph.ids) == made.ids
     flags = [glyph.trained for glyph in glyphs for _ in glyph.ids]
     assert flags == [bool(flag) for flag in made.trained_flags()]
@@ -72,7 +75,7 @@ def test_glyphs_are_the_ids_in_order(question: str, answers: list[str]) -> None:
 
 @pytest.mark.parametrize("said", ["😀", "龘", "𠮷", "🇫🇷", "你"])
 def test_characters_of_many_tokens_are_grouped(said: str) -> None:
-    glyphs = list(view.glyphs(TOKENIZER, encode("Hi", f"a{said}b{said}")))
+    glyphs = list(view.token_texts(TOKENIZER, encode("Hi", f"a{said}b{said}")))
     trained = "".join(glyph.text for glyph in glyphs if glyph.trained)
     assert trained == f"a{said}b{said}<|im_end|>"
     assert not any("\ufffd" in glyph.text for glyph in glyphs)
@@ -80,12 +83,12 @@ def test_characters_of_many_tokens_are_grouped(said: str) -> None:
 
 
 def test_a_glyph_is_as_small_as_whole_characters_allow() -> None:
-    for glyph in view.glyphs(TOKENIZER, encode("Hi 你好", "Hello 😀 there")):
+    for glyph in view.token_texts(TOKENIZER, encode("Hi 你好", "Hello 😀 there")):
         assert len(glyph.ids) == 1 or len(glyph.text) == 1
 
 
 def test_a_replacement_character_in_the_text_is_a_glyph_of_its_own() -> None:
-    glyphs = list(view.glyphs(TOKENIZER, encode("Hi", "x\ufffdy and more words")))
+    glyphs = list(view.token_texts(TOKENIZER, encode("Hi", "x\ufffdy and more words")))
     assert "\ufffd" in [glyph.text for glyph in glyphs]
     assert "y" in [glyph.text for glyph in glyphs]
 
@@ -95,7 +98,7 @@ def test_bytes_that_are_no_character_are_shown_and_not_mixed() -> None:
     ids = tuple(TOKENIZER.encode(["😀"])[0])
     assert len(ids) > 2
     made = EncodedChat((*ids[:2], *ids[2:], *ids[:1]), ((2, len(ids)),), "rows.jsonl", 1)
-    glyphs = list(view.glyphs(TOKENIZER, made))
+    glyphs = list(view.token_texts(TOKENIZER, made))
     assert tuple(token for glyph in glyphs for token in glyph.ids) == made.ids
     flags = [int(glyph.trained) for glyph in glyphs for _ in glyph.ids]
     assert flags == made.trained_flags()

@@ -77,7 +77,7 @@ class OverlongPolicy(StrEnum):
     CUT = "cut"
 
 
-class ForgedPolicy(StrEnum):
+class SpecialTokensPolicy(StrEnum):
     ERROR = "error"
     ESCAPE = "escape"
 
@@ -127,7 +127,7 @@ class ModelSettings(Section):
 
 
 class TemplateSettings(Section):
-    """The chat template is always the tokenizer's own; this adds a witness."""
+    """The chat template is always the tokenizer's own; this adds a check of the masks."""
 
     generation_tags: Place | None = Field(
         None,
@@ -160,8 +160,8 @@ class DataSettings(Section):
             "Chats longer than max_length; `cut` ends them after a whole answer, never inside one"
         ),
     )
-    special_tokens_in_text: ForgedPolicy = Field(
-        ForgedPolicy.ERROR,
+    special_tokens_in_text: SpecialTokensPolicy = Field(
+        SpecialTokensPolicy.ERROR,
         description=(
             "Text that spells a control token such as <|im_end|>; `escape` encodes it as plain text"
         ),

@@ -10,21 +10,21 @@ from typing import Any
 
 import orjson
 
-from lorawright.data.formats import Chat
+from lorawright.data.formats import ParsedRow
 from lorawright.data.problems import Finding
 from lorawright.types import Kind, Role, ToolCall
 
 DIGEST_BYTES = 16
 
 
-def all_findings(chat: Chat) -> list[Finding]:
+def all_findings(chat: ParsedRow) -> list[Finding]:
     """All rules below on one chat."""
     if _is_plain(chat):
         return []
     return role_order(chat) + empty_answers(chat) + no_assistant(chat)
 
 
-def _is_plain(chat: Chat) -> bool:
+def _is_plain(chat: ParsedRow) -> bool:
     """System, then user and assistant in turn, all with text: no rule has anything to say.
 
     Worth 2 us of 14 a row, as nearly all rows are like that.
@@ -42,7 +42,7 @@ def _is_plain(chat: Chat) -> bool:
     return True
 
 
-def role_order(chat: Chat) -> list[Finding]:
+def role_order(chat: ParsedRow) -> list[Finding]:
     """A user starts, nobody but a tool speaks twice in a row, tools speak only when called.
 
     System messages may stand anywhere; the last turn may be anyone's.
@@ -89,7 +89,7 @@ def _twice(path: str, role: Role) -> Finding:
     return _order(path, "a second assistant message in a row", hint)
 
 
-def empty_answers(chat: Chat) -> list[Finding]:
+def empty_answers(chat: ParsedRow) -> list[Finding]:
     """Assistant messages that are to be trained and say nothing."""
     return [
         Finding(
@@ -106,7 +106,7 @@ def empty_answers(chat: Chat) -> list[Finding]:
     ]
 
 
-def no_assistant(chat: Chat) -> list[Finding]:
+def no_assistant(chat: ParsedRow) -> list[Finding]:
     """A chat in which the assistant says nothing has nothing to train."""
     if any(message.role is Role.ASSISTANT for message in chat.messages):
         return []
@@ -123,7 +123,7 @@ def leaked(first: str) -> Finding:
     return Finding("", message, "remove it from one of the two sets", Kind.LEAKED)
 
 
-def digests(chat: Chat) -> tuple[bytes, bytes]:
+def digests(chat: ParsedRow) -> tuple[bytes, bytes]:
     """What a chat says, and that together with which turns are trained; 16 bytes each.
 
     Ids of tool calls say nothing: two exports of one chat may differ in them.
@@ -160,7 +160,7 @@ def _without_id(extra: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in extra.items() if key != "tool_call_id"}
 
 
-def lot(content: bytes, seed: int) -> float:
+def split_draw(content: bytes, seed: int) -> float:
     """A number in [0, 1) that depends on what a chat says and the seed, on nothing else."""
     drawn = hashlib.blake2b(b"%d:%b" % (seed, content), digest_size=8)
     return int.from_bytes(drawn.digest()) / 2**64

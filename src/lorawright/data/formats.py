@@ -1,4 +1,4 @@
-"""A raw row in one of four formats → a `Chat`, or everything that is wrong with it.
+"""A raw row in one of four formats → a `ParsedRow`, or everything that is wrong with it.
 
 The formats:
     messages           {"messages": [{"role": "user", "content": "Hi"}, ...], "tools": [...]}
@@ -23,12 +23,12 @@ from lorawright.data.messages import (
     parse_messages,
     parse_tools,
 )
-from lorawright.data.problems import Draft, Finding, got, names, nearest
+from lorawright.data.problems import Finding, RowErrors, got, names, nearest
 from lorawright.types import Message, Role
 
 
 @dataclass(slots=True)
-class Chat:
+class ParsedRow:
     """A row whose shape is right.
 
     Attributes:
@@ -91,7 +91,7 @@ def _is_from_value(value: Any) -> bool:
     return first.get("value") is not None or first.get("role") is None
 
 
-def parse_row(row: Any, format: Format, because: str) -> Chat | list[Finding]:
+def parse_row(row: Any, format: Format, because: str) -> ParsedRow | list[Finding]:
     """Reads a row in `format`.
 
     Args:
@@ -101,20 +101,20 @@ def parse_row(row: Any, format: Format, because: str) -> Chat | list[Finding]:
     """
     if type(row) is not dict:
         return [Finding("", f"{got(row)}, expected an object", _a_row(format))]
-    draft = Draft()
-    messages, paths = PARSERS[format](row, draft)
+    errors = RowErrors()
+    messages, paths = PARSERS[format](row, errors)
     if row.get("system"):
-        messages, paths = _with_system(row["system"], messages, paths, draft)
-    tools = parse_tools(row, draft)
+        messages, paths = _with_system(row["system"], messages, paths, errors)
+    tools = parse_tools(row, errors)
     if not row.keys() <= KNOWN_KEYS[format]:
-        _find_slips(row, format, draft)
-    if not draft.findings:
-        return Chat(tuple(messages), tools, paths, draft.unknown)
+        _find_slips(row, format, errors)
+    if not errors.findings:
+        return ParsedRow(tuple(messages), tools, paths, errors.unknown)
     looks = detect(row)
     if looks is not None and looks is not format:
         message = f"looks like {looks}, but the format of this file is {format} ({because})"
         return [Finding("", message, "one format a file: move the row to a file of its own")]
-    return draft.findings
+    return errors.findings
 
 
 def unknown_format(row: Any) -> list[Finding]:
@@ -133,56 +133,56 @@ def _a_row(format: Format) -> str:
     return f"a row in format {format} has the keys {' and '.join(KEYS[format][:2])}"
 
 
-def _find_slips(row: dict[str, Any], format: Format, draft: Draft) -> None:
+def _find_slips(row: dict[str, Any], format: Format, errors: RowErrors) -> None:
     known = (*KEYS[format], *COMMON_KEYS)
     for key in row:
         near = nearest(key, known) if key and key not in known else None
         if near and row.get(near) is None and row[key] is not None:
-            draft.findings = [f for f in draft.findings if f.path != near]
-            draft.find(key, "is an unknown key", f"did you mean `{near}`?")
+            errors.findings = [f for f in errors.findings if f.path != near]
+            errors.find(key, "is an unknown key", f"did you mean `{near}`?")
 
 
 def _with_system(
-    system: Any, messages: list[Message], paths: tuple[str, ...], draft: Draft
+    system: Any, messages: list[Message], paths: tuple[str, ...], errors: RowErrors
 ) -> Turns:
     if not isinstance(system, str):
-        draft.find("system", f"{got(system)}, expected text", "or leave it out")
+        errors.find("system", f"{got(system)}, expected text", "or leave it out")
     elif messages and messages[0].role is Role.SYSTEM:
-        draft.find("system", "stands beside a system message", "keep one of the two")
+        errors.find("system", "stands beside a system message", "keep one of the two")
     else:
         return [Message(Role.SYSTEM, system), *messages], ("system", *paths)
     return messages, paths
 
 
-def _text(row: dict[str, Any], key: str, draft: Draft) -> str:
+def _text(row: dict[str, Any], key: str, errors: RowErrors) -> str:
     value = row.get(key)
     if isinstance(value, str):
         return value
     what = got(value) if key in row else f"is missing, the row has {names(row)}"
-    draft.find(key, f"{what}, expected text", "write it as text")
+    errors.find(key, f"{what}, expected text", "write it as text")
     return ""
 
 
-def _parse_openai(row: dict[str, Any], draft: Draft) -> Turns:
+def _parse_openai(row: dict[str, Any], errors: RowErrors) -> Turns:
     if "messages" not in row:
-        return _no_messages(row, "messages", draft)
-    messages = parse_messages(row["messages"], "messages", OPENAI, draft)
+        return _no_messages(row, "messages", errors)
+    messages = parse_messages(row["messages"], "messages", OPENAI, errors)
     return messages, item_paths("messages", len(messages))
 
 
-def _no_messages(row: dict[str, Any], key: str, draft: Draft) -> Turns:
-    draft.find(key, f"is missing, the row has {names(row)}", f"expected a list under `{key}`")
+def _no_messages(row: dict[str, Any], key: str, errors: RowErrors) -> Turns:
+    errors.find(key, f"is missing, the row has {names(row)}", f"expected a list under `{key}`")
     return [], ()
 
 
-def _parse_sharegpt(row: dict[str, Any], draft: Draft) -> Turns:
+def _parse_sharegpt(row: dict[str, Any], errors: RowErrors) -> Turns:
     """An assistant's text directly before its `function_call` becomes one message with it: both
     are the same turn, and chat templates write them as one."""
     key = "conversations" if row.get("conversations") is not None else "messages"
     if key not in row:
-        return _no_messages(row, "conversations", draft)
+        return _no_messages(row, "conversations", errors)
     dialect = FROM_VALUE if _is_from_value(row[key]) else ROLE_CONTENT
-    messages = parse_messages(row[key], key, dialect, draft)
+    messages = parse_messages(row[key], key, dialect, errors)
     paths = item_paths(key, len(messages))
     if any(message.tool_calls for message in messages):
         return _merge_calls(messages, paths)
@@ -211,33 +211,35 @@ def _merge_calls(messages: list[Message], paths: tuple[str, ...]) -> Turns:
     return merged, tuple(kept)
 
 
-def _parse_alpaca(row: dict[str, Any], draft: Draft) -> Turns:
+def _parse_alpaca(row: dict[str, Any], errors: RowErrors) -> Turns:
     """`history` comes first; a user turn is the instruction, a line end and the input, if any."""
     messages: list[Message] = []
     paths: list[str] = []
     history = row.get("history")
     if history:
-        _parse_history(history, messages, paths, draft)
-    user = _text(row, "instruction", draft)
+        _parse_history(history, messages, paths, errors)
+    user = _text(row, "instruction", errors)
     given = row.get("input")
     if given:
-        added = _text(row, "input", draft)
+        added = _text(row, "input", errors)
         user = f"{user}\n{added}" if user else added
     elif given is not None and not isinstance(given, str):
-        draft.find("input", f"{got(given)}, expected text", "or leave it out")
-    messages += (Message(Role.USER, user), Message(Role.ASSISTANT, _text(row, "output", draft)))
+        errors.find("input", f"{got(given)}, expected text", "or leave it out")
+    messages += (Message(Role.USER, user), Message(Role.ASSISTANT, _text(row, "output", errors)))
     return messages, (*paths, "instruction", "output")
 
 
-def _parse_history(history: Any, messages: list[Message], paths: list[str], draft: Draft) -> None:
+def _parse_history(
+    history: Any, messages: list[Message], paths: list[str], errors: RowErrors
+) -> None:
     hint = 'history is [["question", "answer"], ...]'
     if not isinstance(history, list):
-        draft.find("history", f"{got(history)}, expected a list of pairs", hint)
+        errors.find("history", f"{got(history)}, expected a list of pairs", hint)
         return
     for index, pair in enumerate(history):
         if not isinstance(pair, list) or len(pair) != 2:
             what = f"has {len(pair)} texts" if isinstance(pair, list) else got(pair)
-            draft.find(f"history[{index}]", f"{what}, expected a question and its answer", hint)
+            errors.find(f"history[{index}]", f"{what}, expected a question and its answer", hint)
             continue
         for side, (role, text) in enumerate(zip((Role.USER, Role.ASSISTANT), pair, strict=True)):
             path = f"history[{index}][{side}]"
@@ -245,32 +247,32 @@ def _parse_history(history: Any, messages: list[Message], paths: list[str], draf
                 messages.append(Message(role, text))
                 paths.append(path)
             else:
-                draft.find(path, f"{got(text)}, expected text", hint)
+                errors.find(path, f"{got(text)}, expected text", hint)
 
 
-def _parse_prompt_completion(row: dict[str, Any], draft: Draft) -> Turns:
+def _parse_prompt_completion(row: dict[str, Any], errors: RowErrors) -> Turns:
     """The prompt is not trained, unless one of its messages says so itself."""
-    prompt, paths = _side(row, "prompt", Role.USER, draft)
+    prompt, paths = _side(row, "prompt", Role.USER, errors)
     prompt = [replace(m, train=False) if m.train is None else m for m in prompt]
-    completion, more_paths = _side(row, "completion", Role.ASSISTANT, draft)
+    completion, more_paths = _side(row, "completion", Role.ASSISTANT, errors)
     return prompt + completion, paths + more_paths
 
 
-def _side(row: dict[str, Any], key: str, role: Role, draft: Draft) -> Turns:
+def _side(row: dict[str, Any], key: str, role: Role, errors: RowErrors) -> Turns:
     value = row.get(key)
     if isinstance(value, str):
         return [Message(role, value)], (key,)
     if isinstance(value, list):
-        messages = parse_messages(value, key, OPENAI, draft)
+        messages = parse_messages(value, key, OPENAI, errors)
         return messages, item_paths(key, len(messages))
     what = got(value) if key in row else f"is missing, the row has {names(row)}"
-    draft.find(
+    errors.find(
         key, f"{what}, expected text or a list of messages", _a_row(Format.PROMPT_COMPLETION)
     )
     return [], ()
 
 
-PARSERS: Mapping[Format, Callable[[dict[str, Any], Draft], Turns]] = {
+PARSERS: Mapping[Format, Callable[[dict[str, Any], RowErrors], Turns]] = {
     Format.MESSAGES: _parse_openai,
     Format.SHAREGPT: _parse_sharegpt,
     Format.ALPACA: _parse_alpaca,

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from lorawright.data.parts import Parts, parse_parts
-from lorawright.data.problems import Draft, did_you_mean, got, names, nearest, quote
+from lorawright.data.problems import RowErrors, did_you_mean, got, names, nearest, quote
 from lorawright.data.tool_calls import FUNCTION_CALL, calls_from_text, decode, parse_calls
 from lorawright.types import Message, Role
 
@@ -70,11 +70,11 @@ REASONING = "reasoning_content"
 FREE_KEYS = ("name", "id", "tool_call_id", REASONING, "reasoning", "thinking", "tool")
 
 
-def parse_messages(value: Any, path: str, dialect: Dialect, draft: Draft) -> list[Message]:
-    """All messages of a list; faults go to `draft`."""
+def parse_messages(value: Any, path: str, dialect: Dialect, errors: RowErrors) -> list[Message]:
+    """All messages of a list; faults go to `errors`."""
     if type(value) is not list or not value:
         keys = f"`{dialect.role_key}` and `{dialect.content_key}`"
-        draft.find(path, f"{got(value)}, expected a list of messages", f"each has {keys}")
+        errors.find(path, f"{got(value)}, expected a list of messages", f"each has {keys}")
         return []
     messages = []
     role_key, content_key, roles = dialect.role_key, dialect.content_key, dialect.roles
@@ -85,52 +85,54 @@ def parse_messages(value: Any, path: str, dialect: Dialect, draft: Draft) -> lis
             if type(name) is str and type(content) is str and name in roles:
                 messages.append(Message(roles[name], content))
                 continue
-        message = _parse_message(item, f"{path}[{index}]", dialect, draft)
+        message = _parse_message(item, f"{path}[{index}]", dialect, errors)
         if message is not None:
             messages.append(message)
     return messages
 
 
-def _parse_message(item: Any, path: str, dialect: Dialect, draft: Draft) -> Message | None:
+def _parse_message(item: Any, path: str, dialect: Dialect, errors: RowErrors) -> Message | None:
     if not isinstance(item, dict):
         expected = f"an object with `{dialect.role_key}` and `{dialect.content_key}`"
-        draft.find(path, f"{got(item)}, expected {expected}", "a message is one object")
+        errors.find(path, f"{got(item)}, expected {expected}", "a message is one object")
         return None
     here = f"{path}.{dialect.content_key}"
     value = item.get(dialect.content_key)
-    extra = _parse_extra(item, path, dialect, draft)
+    extra = _parse_extra(item, path, dialect, errors)
     if dialect.has_function_call_role and item.get(dialect.role_key) == FUNCTION_CALL:
         role: Role | None = Role.ASSISTANT
         content = None
-        calls = calls_from_text(value, here, draft)
+        calls = calls_from_text(value, here, errors)
     else:
-        role = _parse_role(item, path, dialect, draft)
-        calls = parse_calls(item, path, role, draft)
+        role = _parse_role(item, path, dialect, errors)
+        calls = parse_calls(item, path, role, errors)
         if isinstance(value, list):
-            parts = parse_parts(value, here, role, draft)
+            parts = parse_parts(value, here, role, errors)
             content, calls = parts.text, calls + parts.calls
-            _add_reasoning(parts, extra, here, draft)
+            _add_reasoning(parts, extra, here, errors)
         else:
-            content = _parse_content(item, path, role, dialect, draft)
-    train = _parse_train(item, path, draft)
+            content = _parse_content(item, path, role, dialect, errors)
+    train = _parse_train(item, path, errors)
     if item.get("tools") is not None:
-        draft.inner_tools.append((f"{path}.tools", item["tools"]))
+        errors.inner_tools.append((f"{path}.tools", item["tools"]))
     return None if role is None else Message(role, content, calls, train, extra)
 
 
-def _add_reasoning(parts: Parts, extra: dict[str, Any], path: str, draft: Draft) -> None:
+def _add_reasoning(parts: Parts, extra: dict[str, Any], path: str, errors: RowErrors) -> None:
     if not parts.reasoning:
         return
     if REASONING in extra:
         message = f"holds reasoning, and so does `{REASONING}`"
-        draft.find(path, message, "keep one of the two")
+        errors.find(path, message, "keep one of the two")
     extra[REASONING] = parts.reasoning
 
 
-def _parse_role(item: dict[str, Any], path: str, dialect: Dialect, draft: Draft) -> Role | None:
+def _parse_role(
+    item: dict[str, Any], path: str, dialect: Dialect, errors: RowErrors
+) -> Role | None:
     key = dialect.role_key
     if key not in item:
-        _missing(item, key, path, draft)
+        _missing(item, key, path, errors)
         return None
     name = item[key]
     if isinstance(name, str) and name in dialect.roles:
@@ -140,36 +142,36 @@ def _parse_role(item: dict[str, Any], path: str, dialect: Dialect, draft: Draft)
     if isinstance(name, str) and name:
         known = (*dialect.expected.split(", "), *dialect.roles)
         hint = did_you_mean(name, known, hint)
-    draft.find(f"{path}.{key}", f"{what}, expected one of: {dialect.expected}", hint)
+    errors.find(f"{path}.{key}", f"{what}, expected one of: {dialect.expected}", hint)
     return None
 
 
-def _missing(item: dict[str, Any], key: str, path: str, draft: Draft) -> None:
+def _missing(item: dict[str, Any], key: str, path: str, errors: RowErrors) -> None:
     for found in item:
         if found not in OWN_KEYS and nearest(found, (key,)):
-            draft.find(
+            errors.find(
                 f"{path}.{key}", f"is missing, found {quote(found)}", f"did you mean `{key}`?"
             )
             return
-    draft.find(f"{path}.{key}", f"is missing, the message has {names(item)}", f"add `{key}`")
+    errors.find(f"{path}.{key}", f"is missing, the message has {names(item)}", f"add `{key}`")
 
 
 def _parse_content(
-    item: dict[str, Any], path: str, role: Role | None, dialect: Dialect, draft: Draft
+    item: dict[str, Any], path: str, role: Role | None, dialect: Dialect, errors: RowErrors
 ) -> str | None:
     key = dialect.content_key
     value = item.get(key)
     if isinstance(value, str):
         return value
     if value is not None:
-        draft.find(f"{path}.{key}", f"{got(value)}, expected text", _hint_for_content(value))
+        errors.find(f"{path}.{key}", f"{got(value)}, expected text", _hint_for_content(value))
     elif role in (Role.ASSISTANT, None) and (item.get("tool_calls") or item.get(FUNCTION_CALL)):
         return None
     elif key in item:
         hint = "only an assistant message with tool_calls may go without"
-        draft.find(f"{path}.{key}", "is null, expected text", hint)
+        errors.find(f"{path}.{key}", "is null, expected text", hint)
     else:
-        _missing(item, key, path, draft)
+        _missing(item, key, path, errors)
     return None
 
 
@@ -179,7 +181,7 @@ def _hint_for_content(value: Any) -> str:
     return "put it in quotes" if isinstance(value, int | float) else "write it as text"
 
 
-def _parse_train(item: dict[str, Any], path: str, draft: Draft) -> bool | None:
+def _parse_train(item: dict[str, Any], path: str, errors: RowErrors) -> bool | None:
     """The message's own wish; several keys of one meaning must say the same."""
     said: tuple[str, bool] | None = None
     for key, choices, expected in TRAIN_KEYS:
@@ -188,16 +190,18 @@ def _parse_train(item: dict[str, Any], path: str, draft: Draft) -> bool | None:
             continue
         wish = choices.get(value) if isinstance(value, int | float) else None
         if wish is None or isinstance(value, bool) != (choices is TRUE_FALSE):
-            draft.find(f"{path}.{key}", f"{got(value)}, expected {expected}", "or leave it out")
+            errors.find(f"{path}.{key}", f"{got(value)}, expected {expected}", "or leave it out")
         elif said is None:
             said = (key, wish)
         elif said[1] is not wish:
             message = f"says the opposite of `{said[0]}`"
-            draft.find(f"{path}.{key}", message, "keep one of the two")
+            errors.find(f"{path}.{key}", message, "keep one of the two")
     return None if said is None else said[1]
 
 
-def _parse_extra(item: dict[str, Any], path: str, dialect: Dialect, draft: Draft) -> dict[str, Any]:
+def _parse_extra(
+    item: dict[str, Any], path: str, dialect: Dialect, errors: RowErrors
+) -> dict[str, Any]:
     others = {"role", "content", "from", "value"} - {dialect.role_key, dialect.content_key}
     extra = {}
     for key, value in item.items():
@@ -205,36 +209,36 @@ def _parse_extra(item: dict[str, Any], path: str, dialect: Dialect, draft: Draft
             continue
         if key in others:
             message = f"stands beside `{dialect.role_key}` and `{dialect.content_key}`"
-            draft.find(f"{path}.{key}", message, "keep one pair of keys")
+            errors.find(f"{path}.{key}", message, "keep one pair of keys")
         elif key not in OWN_KEYS:
             near = None if key in FREE_KEYS else nearest(key, OPTIONAL_KEYS)
             if near and item.get(near) is None:
-                draft.find(f"{path}.{key}", "is an unknown key", f"did you mean `{near}`?")
+                errors.find(f"{path}.{key}", "is an unknown key", f"did you mean `{near}`?")
             elif key not in FREE_KEYS:
-                draft.unknown.append((f"{path}.{key}", key))
+                errors.unknown.append((f"{path}.{key}", key))
             extra[key] = value
     return extra
 
 
-def parse_tools(row: dict[str, Any], draft: Draft) -> tuple[Mapping[str, Any], ...] | None:
+def parse_tools(row: dict[str, Any], errors: RowErrors) -> tuple[Mapping[str, Any], ...] | None:
     """Tools of a row (`tools`, `tool`, or OpenAI's older `functions`), or of one of its messages;
     kept exactly as given, but that a function gets the shell of a tool."""
     places = [(key, row[key]) for key in TOOL_KEYS if row.get(key) not in NO_TOOLS]
-    places += draft.inner_tools
+    places += errors.inner_tools
     if not places:
         return None
     for path, _ in places[1:]:
-        draft.find(path, f"tools stand in `{places[0][0]}` too", "keep one list of tools")
+        errors.find(path, f"tools stand in `{places[0][0]}` too", "keep one list of tools")
     path, value = places[0]
     if isinstance(value, str):
-        is_json, value = decode(value, path, draft)
+        is_json, value = decode(value, path, errors)
         if not is_json:
             return None
     if not isinstance(value, list):
-        draft.find(path, f"{got(value)}, expected a list of tools", _TOOL)
+        errors.find(path, f"{got(value)}, expected a list of tools", _TOOL)
         return None
     for index, tool in enumerate(value):
-        _check_tool(tool, f"{path}[{index}]", draft)
+        _check_tool(tool, f"{path}[{index}]", errors)
     if path == FUNCTIONS:
         value = [_as_tool(function) for function in value]
     return tuple(value) or None
@@ -251,14 +255,14 @@ _TOOL = (
 )
 
 
-def _check_tool(tool: Any, path: str, draft: Draft) -> None:
+def _check_tool(tool: Any, path: str, errors: RowErrors) -> None:
     if isinstance(tool, dict) and "function" in tool:
         path, tool = f"{path}.function", tool["function"]
     if not isinstance(tool, dict):
-        draft.find(path, f"{got(tool)}, expected an object", _TOOL)
+        errors.find(path, f"{got(tool)}, expected an object", _TOOL)
     elif not isinstance(tool.get("name"), str) or not tool["name"]:
         what = got(tool["name"]) if "name" in tool else "is missing"
-        draft.find(f"{path}.name", f"{what}, expected the tool's name", _TOOL)
+        errors.find(f"{path}.name", f"{what}, expected the tool's name", _TOOL)
 
 
 @lru_cache(maxsize=1024)

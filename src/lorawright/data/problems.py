@@ -28,7 +28,7 @@ class Finding:
 
 
 @dataclass(slots=True)
-class Draft:
+class RowErrors:
     """What gathers while one row is parsed: findings, tools that stand inside messages, and keys
     of messages that no format knows; the last two with their paths."""
 

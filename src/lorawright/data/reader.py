@@ -18,7 +18,14 @@ import orjson
 from lorawright.config.schema import DataSettings, Format, RowPolicy, StrictPolicy
 from lorawright.data import checks
 from lorawright.data.file_names import printable
-from lorawright.data.formats import KNOWN_KEYS, Chat, detect, parse_row, text_key, unknown_format
+from lorawright.data.formats import (
+    KNOWN_KEYS,
+    ParsedRow,
+    detect,
+    parse_row,
+    text_key,
+    unknown_format,
+)
 from lorawright.data.json_rows import RawRow
 from lorawright.data.problems import Finding
 from lorawright.data.remarks import Remarks
@@ -152,7 +159,7 @@ class Reader:
             found.unused_keys |= row.value.keys() - KNOWN_KEYS[found.format]
         return self._check(parsed, row, found.split)
 
-    def _check(self, chat: Chat, row: RawRow, split: Split) -> list[Conversation | Problem]:
+    def _check(self, chat: ParsedRow, row: RawRow, split: Split) -> list[Conversation | Problem]:
         """Applies the rules; the chat itself comes last in the result, if it stays."""
         try:
             content, flagged = checks.digests(chat)
@@ -165,7 +172,10 @@ class Reader:
                 )
             )
             return self._problems([finding], row, split)
-        if self._fraction is not None and checks.lot(content, self.settings.seed) < self._fraction:
+        if (
+            self._fraction is not None
+            and checks.split_draw(content, self.settings.seed) < self._fraction
+        ):
             split = Split.EVAL
         findings = checks.all_findings(chat)
         if not findings or self._stays(findings):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from lorawright.data.formats import Chat
+from lorawright.data.formats import ParsedRow
 from lorawright.data.json_rows import RawRow
 from lorawright.data.problems import quote
 from lorawright.types import Kind, Message, Problem, Role, Severity, Split
@@ -22,7 +22,7 @@ KEY_HINT = "only the chat template may read it: see `lorawright inspect`, or rem
 
 
 @dataclass(slots=True)
-class Tally:
+class Occurrences:
     """How many rows have something, and where the first one is."""
 
     line: int
@@ -39,10 +39,10 @@ class Remarks:
         placeholders: Names in double braces in answers that are to be trained.
     """
 
-    keys: dict[str, Tally] = field(default_factory=dict)
-    placeholders: dict[str, Tally] = field(default_factory=dict)
+    keys: dict[str, Occurrences] = field(default_factory=dict)
+    placeholders: dict[str, Occurrences] = field(default_factory=dict)
 
-    def see(self, chat: Chat, row: RawRow) -> None:
+    def see(self, chat: ParsedRow, row: RawRow) -> None:
         """Looks at a chat that stays."""
         if chat.unknown:
             places = {key: path for path, key in reversed(chat.unknown)}
@@ -54,24 +54,24 @@ class Remarks:
 
     def problems(self, file: str, split: Split) -> Iterator[Problem]:
         """The remarks, the most frequent first."""
-        for key, tally in _most_frequent(self.keys):
+        for key, found in _most_frequent(self.keys):
             yield Problem(
                 file,
-                tally.line,
-                tally.path,
-                f"is a key that no format knows ({tally.num_rows} rows have {quote(key)}, first "
+                found.line,
+                found.path,
+                f"is a key that no format knows ({found.num_rows} rows have {quote(key)}, first "
                 "here)",
-                CALL_HINT if CALL.search(tally.path) else KEY_HINT,
+                CALL_HINT if CALL.search(found.path) else KEY_HINT,
                 Kind.UNKNOWN_KEY,
                 Severity.WARNING,
                 split,
             )
-        for name, tally in _most_frequent(self.placeholders):
+        for name, found in _most_frequent(self.placeholders):
             yield Problem(
                 file,
-                tally.line,
-                tally.path,
-                f"holds {quote(name)}, which nothing has filled: {tally.num_rows} rows, first "
+                found.line,
+                found.path,
+                f"holds {quote(name)}, which nothing has filled: {found.num_rows} rows, first "
                 "here; it is trained as it stands",
                 "put the real name in its place, if it was meant to be filled",
                 Kind.PLACEHOLDER,
@@ -80,7 +80,7 @@ class Remarks:
             )
 
 
-def _placeholders(chat: Chat) -> dict[str, str]:
+def _placeholders(chat: ParsedRow) -> dict[str, str]:
     found: dict[str, str] = {}
     for message, path in zip(chat.messages, chat.paths, strict=True):
         for name in unfilled(message):
@@ -88,12 +88,12 @@ def _placeholders(chat: Chat) -> dict[str, str]:
     return found
 
 
-def _count(tallies: dict[str, Tally], places: dict[str, str], line: int) -> None:
+def _count(tallies: dict[str, Occurrences], places: dict[str, str], line: int) -> None:
     for name, path in places.items():
-        tallies.setdefault(name, Tally(line, path)).num_rows += 1
+        tallies.setdefault(name, Occurrences(line, path)).num_rows += 1
 
 
-def _most_frequent(tallies: dict[str, Tally]) -> list[tuple[str, Tally]]:
+def _most_frequent(tallies: dict[str, Occurrences]) -> list[tuple[str, Occurrences]]:
     return sorted(tallies.items(), key=lambda item: -item[1].num_rows)[:MOST_NAMES]
 
 

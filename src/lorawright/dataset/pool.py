@@ -25,7 +25,7 @@ from operator import attrgetter
 from typing import IO, Any
 
 from lorawright.errors import DataError, LorawrightError, TemplateError
-from lorawright.masks.encode import BATCH, Encoder, Tally
+from lorawright.masks.encode import BATCH, Encoder, MaskCounts
 from lorawright.masks.words import WordEncoder
 from lorawright.types import Conversation, EncodedChat, Message, Problem
 
@@ -40,7 +40,7 @@ Result = EncodedChat | Problem
 def encode(
     encoder: Encoder, rows: Iterable[Row], *, start_after: int = START_AFTER
 ) -> Iterator[Result]:
-    """What `encoder.run(rows)` yields, and the same tally; by workers beyond the first rows.
+    """What `encoder.run(rows)` yields, and the same counts; by workers beyond the first rows.
 
     Templates with generation tags stay in this process: their first disagreement ends their use,
     which is a matter of order.
@@ -78,7 +78,7 @@ class _Answer:
     """A worker's: packed results of one batch and what it counted, or the error that ended it."""
 
     results: list[Any]
-    tally: Tally
+    counts: MaskCounts
     error: tuple[str, str | None, str | None] | None = None
 
 
@@ -87,7 +87,7 @@ def _taken(encoder: Encoder, future: Future[_Answer]) -> Iterator[Result]:
     if answer.error is not None:
         what, where, hint = answer.error
         raise TemplateError(what, where=where, hint=hint)
-    encoder.tally.add(answer.tally)
+    encoder.counts.add(answer.counts)
     for item in answer.results:
         yield item if isinstance(item, Problem) else EncodedChat(*item)
 
@@ -187,13 +187,13 @@ def _read(pipe: IO[bytes] | None) -> bytes | None:
 
 
 def _answer(encoder: Encoder, batch: list[Any]) -> _Answer:
-    encoder.tally = Tally()
+    encoder.counts = MaskCounts()
     try:
         results = list(encoder.run(map(_row, batch)))
     except LorawrightError as error:
-        return _Answer([], encoder.tally, (error.what, error.where, error.hint))
+        return _Answer([], encoder.counts, (error.what, error.where, error.hint))
     packed = [item if isinstance(item, Problem) else _encoded_fields(item) for item in results]
-    return _Answer(packed, encoder.tally)
+    return _Answer(packed, encoder.counts)
 
 
 def main() -> None:

@@ -197,7 +197,7 @@ def _build(
     stores = {split: ChatStore(work / f"{split}.arrow", split) for split in writers}
     for problem in [
         *_empty_sets(config, stores, findings.problems),
-        *remarks.of_keys(unknown, encoder.tally, config.model.name),
+        *remarks.of_keys(unknown, encoder.counts, config.model.name),
         *remarks.of_template(encoder, config.model.name),
     ]:
         findings.add(problem)
@@ -281,30 +281,30 @@ def _set_stats(store: ChatStore) -> dict[str, Any]:
 def _certificate(
     encoder: masks.Encoder, stores: dict[Split, ChatStore], findings: _Findings
 ) -> dict[str, Any]:
-    tally, tokenizer, marks = encoder.tally, encoder.tokenizer, encoder.marks
+    counts, tokenizer, markers = encoder.counts, encoder.tokenizer, encoder.markers
 
     def named(counter: Counter[int]) -> dict[str, int]:
         return {tokenizer.decode([token]): num for token, num in counter.most_common(10)}
 
     return {
-        "num_rows": tally.num_rows,
+        "num_rows": counts.num_rows,
         "num_trained_tokens": sum(int(s.num_trained_N.sum()) for s in stores.values()),
-        "num_spans": tally.num_spans,
+        "num_spans": counts.num_spans,
         "train_on": str(encoder.settings.train_on),
-        "header": marks.header,
-        "turn_end": marks.end,
+        "header": markers.header,
+        "turn_end": markers.end,
         "first_tokens": named(findings.first_tokens),
         "last_tokens": named(findings.last_tokens),
         "agreed": {
-            "by_text_and_ids": tally.num_agreed_text_ids,
-            "by_generation_tags": tally.num_agreed_tags if encoder.tags else None,
+            "by_text_and_ids": counts.num_agreed_text_ids,
+            "by_generation_tags": counts.num_agreed_tags if encoder.tags else None,
         },
-        "generation_tags_problem": tally.tags_problem,
-        "num_answers_kept_apart_from_header": tally.num_kept_apart,
-        "num_answers_behind_other_ids": tally.num_read_otherwise,
-        "num_swallowed": tally.num_swallowed,
-        "not_rendered": dict(sorted(tally.idle_keys.items())),
-        "new_stop_token": tokenizer.decode([marks.end_id]) if marks.is_new_stop else None,
+        "generation_tags_problem": counts.tags_problem,
+        "num_answers_kept_apart_from_header": counts.num_kept_apart,
+        "num_answers_behind_other_ids": counts.num_read_otherwise,
+        "num_swallowed": counts.num_swallowed,
+        "not_rendered": dict(sorted(counts.idle_keys.items())),
+        "new_stop_token": tokenizer.decode([markers.end_id]) if markers.is_new_stop else None,
         "stop_tokens": [tokenizer.decode([token]) for token in sorted(tokenizer.stop_ids)],
         "template_date": tokenizer.template_date,
         "template_sha256": tokenizer.template_sha256,

@@ -89,7 +89,7 @@ def _read(config: Config, settings: DataSettings, split: Split) -> Iterator[Eval
                 if isinstance(item, Problem):
                     _raise(item)
                 else:
-                    yield EvalChat(item, row, _turns(item, encoder.marks, row))
+                    yield EvalChat(item, row, _turns(item, encoder.markers, row))
 
 
 def _tokenizer(config: Config) -> masks.ChatTokenizer:
@@ -133,11 +133,11 @@ def _raise(problem: Problem) -> None:
 
 
 def _turns(
-    encoded: EncodedChat, marks: masks.TurnMarks, conversation: Conversation
+    encoded: EncodedChat, markers: masks.TurnMarkers, conversation: Conversation
 ) -> tuple[tuple[Role, Span], ...]:
     try:
-        return tuple(masks.turns(encoded.ids, marks, conversation))
-    except masks.Refusal:
+        return tuple(masks.turns(encoded.ids, markers, conversation))
+    except masks.UnprovenMask:
         return ()  # its trained tokens are counted all the same
 
 

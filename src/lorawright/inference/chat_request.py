@@ -10,7 +10,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lorawright.data.messages import OPENAI, parse_messages, parse_tools
-from lorawright.data.problems import Draft
+from lorawright.data.problems import RowErrors
 from lorawright.inference.generate import Sampling
 
 MOST_STOPS = 4  # OpenAI's limit
@@ -122,10 +122,10 @@ def parse(raw: bytes, defaults: Sampling) -> ChatRequest:
         first = error.errors()[0]
         key = str(first["loc"][0])
         raise RefusedRequest(f"`{key}`: {first['msg']}", param=key) from None
-    draft = Draft()
-    messages = parse_messages(body.get("messages"), "messages", OPENAI, draft)
-    tools = parse_tools({"tools": body.get("tools") or None}, draft)
-    for found in draft.findings:
+    errors = RowErrors()
+    messages = parse_messages(body.get("messages"), "messages", OPENAI, errors)
+    tools = parse_tools({"tools": body.get("tools") or None}, errors)
+    for found in errors.findings:
         raise RefusedRequest(f"{found.path} {found.message}; {found.hint}", param=found.path)
     limit = keys.max_completion_tokens or keys.max_tokens  # neither can be 0
     stops = [keys.stop] if isinstance(keys.stop, str) else keys.stop or []

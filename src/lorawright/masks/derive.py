@@ -24,7 +24,7 @@ from itertools import pairwise
 from lorawright.config.schema import TrainOn
 from lorawright.masks.special_tokens import unmark
 from lorawright.masks.tokenizer import ChatTokenizer, Rendering, render
-from lorawright.masks.turn_markers import TurnMarks
+from lorawright.masks.turn_markers import TurnMarkers
 from lorawright.types import Conversation, Role, Span
 
 LAST_HINT = (
@@ -37,7 +37,7 @@ PROMPT_HINT = (
 )
 
 
-class Refusal(ValueError):
+class UnprovenMask(ValueError):
     """A row whose mask cannot be proven.
 
     Args:
@@ -90,18 +90,20 @@ def trained_turns(conversation: Conversation, train_on: TrainOn) -> list[int]:
 
 
 def by_text(
-    tokenizer: ChatTokenizer, marks: TurnMarks, conversation: Conversation, train_on: TrainOn
+    tokenizer: ChatTokenizer, markers: TurnMarkers, conversation: Conversation, train_on: TrainOn
 ) -> TextView:
     """Derivation A.
 
     Raises:
-        Refusal: The template does not render the chat turn by turn.
+        UnprovenMask: The template does not render the chat turn by turn.
         jinja2.TemplateError: The template refuses the chat.
     """
     rendering = tokenizer.rendering(conversation.messages, conversation.tools)
     text = rendering.upto(len(conversation.messages))
     numbers = tuple(trained_turns(conversation, train_on))
-    turns = [_turn(rendering, marks, len(conversation.messages), index, text) for index in numbers]
+    turns = [
+        _turn(rendering, markers, len(conversation.messages), index, text) for index in numbers
+    ]
     answers = tuple(turns)
     if train_on is not TrainOn.ALL:
         edges = {edge for turn in turns for edge in turn}
@@ -117,38 +119,40 @@ def by_text(
     return TextView(text, tuple(trained), answers, tuple(sorted(edges - {0, len(text)})), numbers)
 
 
-def _turn(rendering: Rendering, marks: TurnMarks, num_messages: int, index: int, text: str) -> Span:
+def _turn(
+    rendering: Rendering, markers: TurnMarkers, num_messages: int, index: int, text: str
+) -> Span:
     """Characters of one answer, from behind its header through its end token."""
     path = f"messages[{index}]"
     if not index:
-        raise Refusal(path, "an answer without anything before it has no prompt")
+        raise UnprovenMask(path, "an answer without anything before it has no prompt")
     prompt = rendering.upto(index, generation_prompt=True)
     upto = text if index + 1 == num_messages else rendering.upto(index + 1)
     if not upto.startswith(prompt):
-        raise Refusal(
+        raise UnprovenMask(
             path,
             "is rendered by this model's template otherwise than the prompt it is asked with: "
             + _parting(prompt, upto),
             PROMPT_HINT,
         )
     if not text.startswith(upto):
-        raise Refusal(
+        raise UnprovenMask(
             path,
             "is rendered by this model's template otherwise once turns follow (many drop the "
             f"reasoning of earlier answers): {_parting(upto, text)}",
             LAST_HINT,
         )
     body = upto[len(prompt) :]
-    end = body.rfind(marks.end)
-    if end < 0 or body[end + len(marks.end) :] != marks.tail:
-        raise Refusal(
+    end = body.rfind(markers.end)
+    if end < 0 or body[end + len(markers.end) :] != markers.tail:
+        raise UnprovenMask(
             path,
             f"is ended by this model's template with {body[-30:]!r}, expected "
-            f"{marks.end + marks.tail!r} as behind its other answers",
+            f"{markers.end + markers.tail!r} as behind its other answers",
             "leave such rows out with `data.invalid: drop`, or train a model whose template ends "
             "all answers alike",
         )
-    return len(prompt), len(prompt) + end + len(marks.end)
+    return len(prompt), len(prompt) + end + len(markers.end)
 
 
 def _untrained_messages(rendering: Rendering, conversation: Conversation, text: str) -> list[Span]:
@@ -160,71 +164,77 @@ def _untrained_messages(rendering: Rendering, conversation: Conversation, text: 
         before = rendering.upto(index) if index else ""
         upto = rendering.upto(index + 1)
         if not (text.startswith(before) and text.startswith(upto)):
-            raise Refusal(f"messages[{index}]", "is not a stretch of its own in the rendered chat")
+            raise UnprovenMask(
+                f"messages[{index}]", "is not a stretch of its own in the rendered chat"
+            )
         spans.append((len(before), len(upto)))
     return spans
 
 
 def turns(
-    ids: Sequence[int], marks: TurnMarks, conversation: Conversation
+    ids: Sequence[int], markers: TurnMarkers, conversation: Conversation
 ) -> list[tuple[Role, Span]]:
     """What each turn of the chat says: its role and positions from behind the header to the end.
 
     A header counts as long as the assistant's. Turns behind the end of cut ids are left out.
 
     Raises:
-        Refusal: The ids have more turns than the chat.
+        UnprovenMask: The ids have more turns than the chat.
     """
-    starts = _find_all(ids, marks.core_ids[:1])
+    starts = _find_all(ids, markers.core_ids[:1])
     given = conversation.messages[0].role is Role.SYSTEM
-    roles = [Role.SYSTEM] * (0 if given else marks.num_default_turns)
+    roles = [Role.SYSTEM] * (0 if given else markers.num_default_turns)
     last = -1
     for message, number in zip(
-        conversation.messages, _turn_numbers(conversation, marks), strict=True
+        conversation.messages, _turn_numbers(conversation, markers), strict=True
     ):
         roles += [message.role] if number > last else []
         last = number
     if len(starts) > len(roles):
-        raise Refusal("messages", f"{len(roles)} turns in the chat, but {len(starts)} in the ids")
+        raise UnprovenMask(
+            "messages", f"{len(roles)} turns in the chat, but {len(starts)} in the ids"
+        )
     found: list[tuple[Role, Span]] = []
     for role, (start, stop) in zip(roles, pairwise([*starts, len(ids)]), strict=False):
-        ends = _find_all(ids[start:stop], (marks.end_id,))
+        ends = _find_all(ids[start:stop], (markers.end_id,))
         end = start + ends[-1] + 1 if ends else stop
-        found.append((role, (min(start + len(marks.header_ids), end), end)))
+        found.append((role, (min(start + len(markers.header_ids), end), end)))
     return found
 
 
 def by_ids(
-    ids: Sequence[int], marks: TurnMarks, conversation: Conversation, train_on: TrainOn
+    ids: Sequence[int], markers: TurnMarkers, conversation: Conversation, train_on: TrainOn
 ) -> list[Span]:
     """Derivation B: token positions of the trained spans, from nothing but the ids and the roles.
 
     Raises:
-        Refusal: Headers and assistant messages do not match one to one.
+        UnprovenMask: Headers and assistant messages do not match one to one.
     """
-    headers = _find_all(ids, marks.core_ids)
+    headers = _find_all(ids, markers.core_ids)
     answers = [i for i, m in enumerate(conversation.messages) if m.role is Role.ASSISTANT]
     if len(headers) != len(answers):
-        raise Refusal(
+        raise UnprovenMask(
             "messages",
             f"{len(answers)} assistant messages, but this model's template begins {len(headers)} "
-            f"answers ({marks.header.strip()})",
+            f"answers ({markers.header.strip()})",
             LAST_HINT if len(answers) > 1 else None,
         )
     if train_on is TrainOn.ALL:
-        return _complement(_untrained_turns(ids, marks, conversation), len(ids))
-    ends = _find_all(ids, (marks.end_id,))
+        return _complement(_untrained_turns(ids, markers, conversation), len(ids))
+    ends = _find_all(ids, (markers.end_id,))
     wanted = set(trained_turns(conversation, train_on))
     spans: list[Span] = []
     for index, position in zip(answers, headers, strict=True):
         if index not in wanted:
             continue
-        start = position + len(marks.header_ids)
-        if tuple(ids[position:start]) != marks.header_ids:
-            raise Refusal(f"messages[{index}]", "its header is merged with the answer in the ids")
+        start = position + len(markers.header_ids)
+        if tuple(ids[position:start]) != markers.header_ids:
+            raise UnprovenMask(
+                f"messages[{index}]", "its header is merged with the answer in the ids"
+            )
         behind = bisect_left(ends, start)
         if behind == len(ends):
-            raise Refusal(f"messages[{index}]", f"no {marks.end} behind it in the ids")
+            raise UnprovenMask(f"messages[{index}]", f"no {markers.end} behind it in the ids")
         spans.append((start, ends[behind] + 1))
     return spans
 
@@ -241,17 +251,17 @@ def _find_all(ids: Sequence[int], needle: Sequence[int]) -> list[int]:
 
 
 def _untrained_turns(
-    ids: Sequence[int], marks: TurnMarks, conversation: Conversation
+    ids: Sequence[int], markers: TurnMarkers, conversation: Conversation
 ) -> list[Span]:
     untrained = [i for i, m in enumerate(conversation.messages) if m.train is False]
     if not untrained:
         return []
-    starts = _find_all(ids, marks.core_ids[:1])
-    turns = _turn_numbers(conversation, marks)
+    starts = _find_all(ids, markers.core_ids[:1])
+    turns = _turn_numbers(conversation, markers)
     given = conversation.messages[0].role is Role.SYSTEM
-    num_added = 0 if given else marks.num_default_turns
+    num_added = 0 if given else markers.num_default_turns
     if len(starts) != turns[-1] + 1 + num_added or _shares_a_turn(turns, untrained):
-        raise Refusal(
+        raise UnprovenMask(
             "messages",
             f"{turns[-1] + 1} turns in the chat, but {len(starts) - num_added} in the ids: "
             "`train: false` cannot be located with `train_on: all`",
@@ -260,12 +270,12 @@ def _untrained_turns(
     return [(edges[turns[i]], edges[turns[i] + 1]) for i in untrained]
 
 
-def _turn_numbers(conversation: Conversation, marks: TurnMarks) -> list[int]:
+def _turn_numbers(conversation: Conversation, markers: TurnMarkers) -> list[int]:
     """For each message the number of its turn; a template may put tool messages into one."""
     numbers: list[int] = []
     for index, message in enumerate(conversation.messages):
         joins = (
-            marks.joins_tool_messages
+            markers.joins_tool_messages
             and index > 0
             and message.role is conversation.messages[index - 1].role is Role.TOOL
         )

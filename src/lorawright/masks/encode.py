@@ -16,25 +16,25 @@ import jinja2
 
 from lorawright.config.schema import (
     DataSettings,
-    ForgedPolicy,
     OverlongPolicy,
+    SpecialTokensPolicy,
     StrictPolicy,
     SwallowedPolicy,
     TrainOn,
 )
 from lorawright.masks import derive, dropped_text, pieces, special_tokens
-from lorawright.masks.derive import Refusal, TagsDisagree, TextView
+from lorawright.masks.derive import TagsDisagree, TextView, UnprovenMask
 from lorawright.masks.pieces import Piece
 from lorawright.masks.time_limit import TimeLimit
 from lorawright.masks.tokenizer import ChatTokenizer
-from lorawright.masks.turn_markers import TurnMarks, learn
+from lorawright.masks.turn_markers import TurnMarkers, learn
 from lorawright.types import Conversation, EncodedChat, Kind, Problem, Role, Severity, Span
 
 BATCH = 512  # rows per call of the Rust tokenizer: larger ones gain nothing measurable
 
 
 @dataclass
-class Tally:
+class MaskCounts:
     """What was proven, counted while rows pass."""
 
     num_rows: int = 0
@@ -48,9 +48,9 @@ class Tally:
     rendered_keys: Counter[str] = field(default_factory=Counter)  # the same; rendered
     tags_problem: str | None = None
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: MaskCounts) -> None:
         """Counts what another process has counted."""
-        for counted in fields(Tally):
+        for counted in fields(MaskCounts):
             if counted.name != "tags_problem":
                 mine = getattr(self, counted.name)
                 setattr(self, counted.name, mine + getattr(other, counted.name))
@@ -69,10 +69,10 @@ class Encoder:
     tokenizer: ChatTokenizer
     settings: DataSettings
     tags: tuple[str, str] | None = None
-    tally: Tally = field(default_factory=Tally)
+    counts: MaskCounts = field(default_factory=MaskCounts)
 
     def __post_init__(self) -> None:
-        self.marks: TurnMarks = learn(self.tokenizer)
+        self.markers: TurnMarkers = learn(self.tokenizer)
         self._tokens = special_tokens.pattern(tuple(self.tokenizer.control_ids))
 
     def run(self, rows: Iterable[Conversation | Problem]) -> Iterator[EncodedChat | Problem]:
@@ -89,13 +89,13 @@ class Encoder:
         self, chat: Conversation, limit: TimeLimit
     ) -> list[Problem | tuple[Conversation, TextView]]:
         found = list(special_tokens.find(chat, self._tokens))
-        if found and self.settings.special_tokens_in_text is ForgedPolicy.ERROR:
+        if found and self.settings.special_tokens_in_text is SpecialTokensPolicy.ERROR:
             return [_forged(chat, path, token) for path, token in found]
         if found:
             chat = special_tokens.mark(chat, self._tokens)
         try:
             return limit.run(chat.where, lambda: self._viewed(chat, is_escaped=bool(found)))
-        except Refusal as refusal:
+        except UnprovenMask as refusal:
             return [self._unproven(chat, refusal)]
         except jinja2.TemplateError as error:
             what = f"the chat template refuses this chat: {error}"
@@ -107,17 +107,17 @@ class Encoder:
     ) -> list[Problem | tuple[Conversation, TextView]]:
         chat, view = self._by_text(chat)
         if is_escaped and special_tokens.ESCAPED_START in view.text.lower():
-            raise Refusal("messages", SPELLED, SPELLED_HINT)
+            raise UnprovenMask("messages", SPELLED, SPELLED_HINT)
         lost = self._swallowed(chat, view)
         if lost and self.settings.swallowed is SwallowedPolicy.ERROR:
             return [*lost]
-        return [*lost, *self._idle_flags(chat), *self._witness(chat, view), (chat, view)]
+        return [*lost, *self._idle_flags(chat), *self._check_tags(chat, view), (chat, view)]
 
     def _by_text(self, chat: Conversation) -> tuple[Conversation, TextView]:
         """Derivation A; templates that stumble over calls without text get empty text."""
         settings = self.settings
         try:
-            return chat, derive.by_text(self.tokenizer, self.marks, chat, settings.train_on)
+            return chat, derive.by_text(self.tokenizer, self.markers, chat, settings.train_on)
         except jinja2.TemplateError:
             if all(message.content is not None for message in chat.messages):
                 raise
@@ -127,7 +127,7 @@ class Encoder:
                 replace(message, content=message.content or "") for message in chat.messages
             ),
         )
-        return filled, derive.by_text(self.tokenizer, self.marks, filled, settings.train_on)
+        return filled, derive.by_text(self.tokenizer, self.markers, filled, settings.train_on)
 
     def _swallowed(self, chat: Conversation, view: TextView) -> list[Problem]:
         """What the row says and the rendered chat does not."""
@@ -135,11 +135,11 @@ class Encoder:
             chat, view.text, dict(zip(view.numbers, view.answers, strict=True))
         )
         if found.idle_keys or found.rendered_keys:
-            self.tally.idle_keys.update(found.idle_keys)
-            self.tally.rendered_keys.update(found.rendered_keys)
+            self.counts.idle_keys.update(found.idle_keys)
+            self.counts.rendered_keys.update(found.rendered_keys)
         if not found.missing:
             return []
-        self.tally.num_swallowed += len(found.missing)
+        self.counts.num_swallowed += len(found.missing)
         warns = self.settings.swallowed is SwallowedPolicy.WARN
         severity = Severity.WARNING if warns else Severity.ERROR
         return [
@@ -159,20 +159,20 @@ class Encoder:
             if message.train and message.role is not Role.ASSISTANT
         ]
 
-    def _witness(self, chat: Conversation, view: TextView) -> list[Problem]:
+    def _check_tags(self, chat: Conversation, view: TextView) -> list[Problem]:
         """Derivation C; its first disagreement is reported once and ends it."""
-        if self.tags is None or self.tally.tags_problem is not None:
+        if self.tags is None or self.counts.tags_problem is not None:
             return []
         source, file = self.tags
         try:
             derive.check_tags(source, self.tokenizer, chat, view)
         except (TagsDisagree, jinja2.TemplateError) as error:
-            self.tally.tags_problem = str(error)
+            self.counts.tags_problem = str(error)
             message = f"{error} (row {chat.where})"
             return [
                 Problem(file, None, "template.generation_tags", message, TAGS_HINT, Kind.TEMPLATE)
             ]
-        self.tally.num_agreed_tags += 1
+        self.counts.num_agreed_tags += 1
         return []
 
     def _encode(
@@ -185,7 +185,7 @@ class Encoder:
                 yield row
                 continue
             layout, ids = next(read)
-            if isinstance(ids, Refusal):
+            if isinstance(ids, UnprovenMask):
                 yield self._unproven(row[0], ids)
             else:
                 yield from self._prove(row[0], layout, ids)
@@ -196,8 +196,8 @@ class Encoder:
         ids = list(itertools.chain.from_iterable(ids_of_pieces))
         spans_a = pieces.spans(layout, ids_of_pieces)
         try:
-            spans_b = derive.by_ids(ids, self.marks, chat, self.settings.train_on)
-        except Refusal as refusal:
+            spans_b = derive.by_ids(ids, self.markers, chat, self.settings.train_on)
+        except UnprovenMask as refusal:
             yield self._unproven(chat, refusal)
             return
         if spans_b[:1] and spans_b[0][0] == 0:
@@ -205,7 +205,7 @@ class Encoder:
         if spans_a != spans_b:
             what = f"by text {self._shown(ids, spans_a)}, by ids {self._shown(ids, spans_b)}"
             message = f"the two derivations of the mask disagree: {what}"
-            yield self._unproven(chat, Refusal("messages", message))
+            yield self._unproven(chat, UnprovenMask("messages", message))
             return
         encoded = EncodedChat(tuple(ids), tuple(spans_a), chat.file, chat.line, chat.split)
         if not spans_a:
@@ -227,7 +227,7 @@ class Encoder:
                 yield _problem(chat, "messages", what, Kind.OVERLONG, OVERLONG_HINT, severity)
         yield fitted
 
-    def _unproven(self, chat: Conversation, refusal: Refusal) -> Problem:
+    def _unproven(self, chat: Conversation, refusal: UnprovenMask) -> Problem:
         severity = _severity(self.settings.invalid)
         hint = refusal.hint or MASK_HINT
         return _problem(chat, refusal.path, str(refusal), Kind.MASK, hint, severity)
@@ -236,7 +236,7 @@ class Encoder:
         self, chat: Conversation, layout: list[Piece], ids_of_pieces: list[list[int]]
     ) -> Iterator[Problem]:
         num = pieces.num_read_otherwise(self.tokenizer, layout, ids_of_pieces)
-        self.tally.num_read_otherwise += num
+        self.counts.num_read_otherwise += num
         if num:
             what = (
                 "an earlier answer begins with white space that this tokenizer joins with what "
@@ -276,13 +276,13 @@ class Encoder:
     def _count(
         self, chat: EncodedChat, layout: list[Piece], ids_of_pieces: list[list[int]]
     ) -> None:
-        self.tally.num_rows += 1
-        self.tally.num_spans += len(chat.spans)
-        self.tally.num_agreed_text_ids += 1
+        self.counts.num_rows += 1
+        self.counts.num_spans += len(chat.spans)
+        self.counts.num_agreed_text_ids += 1
         position, in_answer = 0, False
         for piece, ids in zip(layout, ids_of_pieces, strict=True):
             begins = piece.is_answer and not in_answer and position < len(chat.ids)
-            self.tally.num_kept_apart += begins and piece.text[:1].isspace()
+            self.counts.num_kept_apart += begins and piece.text[:1].isspace()
             position, in_answer = position + len(ids), piece.is_answer
 
     def _shown(self, ids: list[int], spans: list[Span]) -> str:

@@ -8,7 +8,7 @@ put between the tags. It renders the same text by construction; whoever uses it 
 from __future__ import annotations
 
 from lorawright.masks.tokenizer import ChatTokenizer
-from lorawright.masks.turn_markers import TurnMarks
+from lorawright.masks.turn_markers import TurnMarkers
 
 TAGGED = """\
 {#- The model's own template is the macro; what follows it marks the answers. -#}
@@ -28,13 +28,13 @@ TAGGED = """\
 """
 
 
-def tagged(tokenizer: ChatTokenizer, marks: TurnMarks) -> str:
+def tagged(tokenizer: ChatTokenizer, markers: TurnMarkers) -> str:
     """The tokenizer's template with tags around every answer and the token that ends it."""
     template, with_tools = tokenizer.template, tokenizer.tool_template
     if with_tools != template:
         template = f"{{% if tools %}}{with_tools}{{% else %}}{template}{{% endif %}}"
     return (
-        TAGGED.replace("@END@", repr(marks.end), 1)
-        .replace("@LENGTH@", str(len(marks.end)), 1)
+        TAGGED.replace("@END@", repr(markers.end), 1)
+        .replace("@LENGTH@", str(len(markers.end)), 1)
         .replace("@TEMPLATE@", template, 1)
     )

@@ -1,7 +1,7 @@
 """`inspect --html`: chats token by token, on one page that needs no network.
 
-The page holds each different glyph once and each row as numbers, and draws 25 rows at a time: rows
-by the thousand stay a few megabytes, and can be searched.
+The page holds the text of each different token once and each row as numbers, and draws 25 rows at a
+time: rows by the thousand stay a few megabytes, and can be searched.
 """
 
 from __future__ import annotations
@@ -75,12 +75,12 @@ def page(
 
 
 def _rows(tokenizer: ChatTokenizer, chats: Iterable[EncodedChat]) -> dict[str, object]:
-    """Files and glyphs, each once, and rows that name them by number."""
+    """Files and texts of tokens, each once, and rows that name them by number."""
     files: dict[str, int] = {}
     glyphs: dict[tuple[str, str], int] = {}
     rows = []
     for chat in chats:
-        shown = list(view.glyphs(tokenizer, chat))
+        shown = list(view.token_texts(tokenizer, chat))
         rows.append(
             {
                 "file": files.setdefault(chat.file, len(files)),

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from lorawright.masks import special_tokens
-from lorawright.masks.derive import Refusal, TextView
+from lorawright.masks.derive import TextView, UnprovenMask
 from lorawright.masks.tokenizer import ChatTokenizer
 from lorawright.types import Span
 
@@ -68,7 +68,7 @@ def spans(pieces: Sequence[Piece], ids: Sequence[Sequence[int]]) -> list[Span]:
 
 def encode(
     tokenizer: ChatTokenizer, layouts: Sequence[Sequence[Piece]]
-) -> list[list[list[int]] | Refusal]:
+) -> list[list[list[int]] | UnprovenMask]:
     """The ids of each layout's pieces, or why they cannot be told."""
     if not tokenizer.reads_pieces_alone:
         return [_by_difference(tokenizer, pieces) for pieces in layouts]
@@ -79,9 +79,11 @@ def encode(
     return [[next(plain_ids if piece.plain else ids) for piece in pieces] for pieces in layouts]
 
 
-def _by_difference(tokenizer: ChatTokenizer, pieces: Sequence[Piece]) -> list[list[int]] | Refusal:
+def _by_difference(
+    tokenizer: ChatTokenizer, pieces: Sequence[Piece]
+) -> list[list[int]] | UnprovenMask:
     if any(piece.plain for piece in pieces):
-        return Refusal("messages", FORGED, FORGED_HINT)
+        return UnprovenMask("messages", FORGED, FORGED_HINT)
     texts = [""]
     for piece in pieces:
         texts.append(texts[-1] + piece.text)
@@ -89,7 +91,7 @@ def _by_difference(tokenizer: ChatTokenizer, pieces: Sequence[Piece]) -> list[li
     edges = [0]
     for piece, beginning in zip(pieces, beginnings, strict=False):
         if whole[: len(beginning)] != beginning or len(beginning) < edges[-1]:
-            return Refusal(
+            return UnprovenMask(
                 "messages",
                 f"its tokenizer joins what stands on both sides of {piece.text[-20:]!r}: no ids "
                 "are the answer's alone",

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from lorawright.masks.encode import Encoder, Tally
+from lorawright.masks.encode import Encoder, MaskCounts
 from lorawright.types import Kind, Problem, Severity
 
 MOST_KEYS = 20  # named; data may have thousands
 
 
-def of_keys(unknown: Sequence[Problem], tally: Tally, name: str) -> Iterator[Problem]:
+def of_keys(unknown: Sequence[Problem], counts: MaskCounts, name: str) -> Iterator[Problem]:
     """One remark a key of messages: lost, not rendered, or unknown; none where it is rendered.
 
     Args:
         unknown: What reading found: keys that no format knows.
-        tally: Keys that the template rendered, and did not.
+        counts: Keys that the template rendered, and did not.
         name: The model's, for messages.
     """
-    lost = dict(tally.idle_keys.most_common())
+    lost = dict(counts.idle_keys.most_common())
     seen: set[str] = set()
     for problem in unknown:
         key = problem.path.partition("].")[2]
@@ -33,7 +33,7 @@ def of_keys(unknown: Sequence[Problem], tally: Tally, name: str) -> Iterator[Pro
                 f"not render: it is lost ({lost.pop(key)} messages)",
                 hint="say in `content` what the model shall see, or remove the key",
             )
-        elif key not in tally.rendered_keys:
+        elif key not in counts.rendered_keys:
             yield problem
     for key in sorted(list(lost)[:MOST_KEYS]):
         yield _remark(
@@ -46,7 +46,7 @@ def of_keys(unknown: Sequence[Problem], tally: Tally, name: str) -> Iterator[Pro
 
 def of_template(encoder: Encoder, name: str) -> Iterator[Problem]:
     """The day it writes, and the tokens at which the model stops."""
-    tokenizer, end = encoder.tokenizer, encoder.marks.end
+    tokenizer, end = encoder.tokenizer, encoder.markers.end
     day = tokenizer.template_date
     if day is not None:
         yield _remark(
@@ -61,7 +61,7 @@ def of_template(encoder: Encoder, name: str) -> Iterator[Problem]:
             f"with `{end}`",
             "give `eos_token_id` in the model's generation_config.json",
         )
-    if encoder.marks.is_new_stop:
+    if encoder.markers.is_new_stop:
         stops = ", ".join(f"`{tokenizer.decode([one])}`" for one in tokenizer.generation_stops)
         yield _remark(
             name,

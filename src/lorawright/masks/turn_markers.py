@@ -1,4 +1,4 @@
-"""How a chat template marks the assistant's turn: learned once per model, by probing it.
+"""How a chat template markers the assistant's turn: learned once per model, by probing it.
 
     <|im_start|> assistant \\n   The answer .   <|im_end|>   \\n
     └───────── header ───────┘                  └─ end ──┘  └ tail ┘
@@ -33,7 +33,7 @@ ADDED_HINT = (
 
 
 @dataclass(frozen=True, slots=True)
-class TurnMarks:
+class TurnMarkers:
     """Text and ids around an assistant's turn.
 
     Attributes:
@@ -59,7 +59,7 @@ class TurnMarks:
     joins_tool_messages: bool
 
 
-def learn(tokenizer: ChatTokenizer) -> TurnMarks:
+def learn(tokenizer: ChatTokenizer) -> TurnMarkers:
     """Probes the template with a chat of one question and one answer.
 
     Raises:
@@ -69,7 +69,7 @@ def learn(tokenizer: ChatTokenizer) -> TurnMarks:
         return limit.run(tokenizer.name, lambda: _learn(tokenizer))
 
 
-def _learn(tokenizer: ChatTokenizer) -> TurnMarks:
+def _learn(tokenizer: ChatTokenizer) -> TurnMarkers:
     question = [Message(Role.USER, "Hi")]
     answer = Message(Role.ASSISTANT, PROBE)
     try:
@@ -102,7 +102,7 @@ def _learn(tokenizer: ChatTokenizer) -> TurnMarks:
             ADDED_HINT if is_added else HINT,
         )
     start_id = core_ids[0]
-    return TurnMarks(
+    return TurnMarkers(
         num_default_turns=tokenizer.encode([asked])[0].count(start_id) - 1,
         joins_tool_messages=_joins_tool_messages(tokenizer, question, start_id),
         header=header,

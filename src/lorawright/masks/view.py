@@ -1,4 +1,4 @@
-"""Which tokens of a chat are trained, for the eye: glyphs, and stretches of equal treatment."""
+"""Which tokens of a chat are trained, for the eye: texts of tokens, and runs of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_TOKENS = 4  # a character is at most four bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Glyph:
+class TokenText:
     """The fewest tokens that make whole characters; one token nearly always.
 
     An emoji or a rare Chinese character may need three tokens that are no text by themselves.
@@ -25,8 +25,8 @@ class Glyph:
     trained: bool
 
 
-def glyphs(tokenizer: ChatTokenizer, chat: EncodedChat) -> Iterator[Glyph]:
-    """The chat as glyphs, in order; a glyph never mixes trained and untrained tokens."""
+def token_texts(tokenizer: ChatTokenizer, chat: EncodedChat) -> Iterator[TokenText]:
+    """The chat as texts of tokens, in order; one text never mixes trained and untrained tokens."""
     flags = chat.trained_flags()
     held: list[int] = []
     for position, token in enumerate(chat.ids):
@@ -35,10 +35,10 @@ def glyphs(tokenizer: ChatTokenizer, chat: EncodedChat) -> Iterator[Glyph]:
         next_differs = position + 1 < len(flags) and flags[position + 1] != flags[position]
         if not next_differs and _is_part(tokenizer, held, text):
             continue
-        yield Glyph(tuple(held), text, bool(flags[position]))
+        yield TokenText(tuple(held), text, bool(flags[position]))
         held = []
     if held:
-        yield Glyph(tuple(held), tokenizer.decode(held), bool(flags[-1]))
+        yield TokenText(tuple(held), tokenizer.decode(held), bool(flags[-1]))
 
 
 def _is_part(tokenizer: ChatTokenizer, ids: list[int], text: str) -> bool:
@@ -54,15 +54,15 @@ def runs(tokenizer: ChatTokenizer, chat: EncodedChat) -> Iterator[tuple[str, boo
             yield tokenizer.decode(chat.ids[start:end]), number % 2 == 1
 
 
-def spans(shown: Iterable[Glyph]) -> str:
+def spans(shown: Iterable[TokenText]) -> str:
     """Glyphs as HTML, escaped; `TOKEN_CSS` colours them."""
-    return "".join(_token(glyph) for glyph in shown)
+    return "".join(_token(one) for one in shown)
 
 
-def _token(glyph: Glyph) -> str:
-    shown = html.escape(glyph.text).replace("\n", "↵\n")
-    kind = "t" if glyph.trained else "u"
-    ids = " ".join(map(str, glyph.ids))
+def _token(one: TokenText) -> str:
+    shown = html.escape(one.text).replace("\n", "↵\n")
+    kind = "t" if one.trained else "u"
+    ids = " ".join(map(str, one.ids))
     return f'<span class="{kind}" title="{ids}">{shown}</span>'
 
 

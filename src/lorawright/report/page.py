@@ -196,7 +196,7 @@ def code(text: str) -> Markup:
 
 def tokens_html(row: SampleRow) -> Markup:
     """A chat in colours, by the same code as `inspect --html`."""
-    return Markup(view.spans(view.Glyph(*glyph) for glyph in row.glyphs))
+    return Markup(view.spans(view.TokenText(*glyph) for glyph in row.glyphs))
 
 
 def short(value: float | None) -> str:

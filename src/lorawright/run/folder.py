@@ -30,6 +30,7 @@ from lorawright.run.environment import environment
 from lorawright.run.owned import Kind, Marker
 from lorawright.types import Problem
 
+BASE_WEIGHTS = "base_weights_sample_sha256"  # see `hub.weights_digest`
 MOST_NAMED = 5  # runs in a hint
 REWRITE_HINT = (
     "put the file back from a copy, or write the adapter again from the last checkpoint: "
@@ -179,7 +180,7 @@ class RunFolder:
         own = HEADER + dump_config(paths.self_contained(config, self.path), reasons)
         checkpoint.write_atomically(self.config, own.encode())
         self.write_json(
-            self.environment.name, {**environment(hardware), "base_weights_sha256": base_weights}
+            self.environment.name, {**environment(hardware), BASE_WEIGHTS: base_weights}
         )
         self.write_json(self.certificate.name, certificate)
         self.write_json("data.json", stats)
@@ -188,7 +189,8 @@ class RunFolder:
 
     def base_weights(self) -> str | None:
         """Digest of the base the run was trained on; None if it was not noted."""
-        found = (read_object(self.environment) or {}).get("base_weights_sha256")
+        noted = read_object(self.environment) or {}
+        found = noted.get(BASE_WEIGHTS, noted.get("base_weights_sha256"))  # before 0.2
         return None if found is None else str(found)
 
     def finished_adapter(self) -> Path | None:

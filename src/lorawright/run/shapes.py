@@ -122,7 +122,8 @@ class EnvironmentFile(Shape):
     system: str
     packages: dict[str, str | None]
     hardware: Hardware
-    base_weights_sha256: str | None = None
+    base_weights_sample_sha256: str | None = None
+    base_weights_sha256: str | None = None  # what it was called before 0.2
 
 
 class Percentiles(Shape):

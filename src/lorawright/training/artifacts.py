@@ -100,7 +100,7 @@ def _row(tokenizer: masks.ChatTokenizer, chat: EncodedChat) -> dict[str, Any]:
         "line": chat.line,
         "num_tokens": len(chat.ids),
         "num_trained_tokens": chat.num_trained_tokens,
-        "glyphs": [(one.ids, one.text, one.trained) for one in view.glyphs(tokenizer, chat)],
+        "glyphs": [(one.ids, one.text, one.trained) for one in view.token_texts(tokenizer, chat)],
     }
 
 
