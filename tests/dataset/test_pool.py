@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from helpers import rows
@@ -76,3 +77,23 @@ def test_workers_end_with_whoever_stops_reading(monkeypatch: pytest.MonkeyPatch)
     next(found)
     found.close()  # type: ignore[attr-defined]
     assert len(started) == 3 and all(process.poll() is not None for process in started)
+
+
+def test_a_script_needs_no_guard(tmp_path: Path) -> None:
+    """Workers do not import the caller's script again, as those of `multiprocessing` do."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from lorawright import hub, masks\n"
+        "from lorawright.config.schema import DataSettings\n"
+        "from lorawright.dataset import pool\n"
+        "from lorawright.types import Conversation, Message, Role\n"
+        "pool._num_cores = lambda: 2\n"
+        "turns = (Message(Role.USER, 'Hi'), Message(Role.ASSISTANT, 'Hello'))\n"
+        "rows = [Conversation(turns, None, 'a.jsonl', line) for line in range(1, 4)]\n"
+        "tokenizer = masks.load(hub.tokenizer_folder('tiny'), 'tiny')\n"
+        "encoder = masks.Encoder(tokenizer, DataSettings())\n"
+        "print(len(list(pool.encode(encoder, rows, start_after=0))))\n"
+    )
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert (result.stdout.strip(), result.returncode) == ("3", 0), result.stderr

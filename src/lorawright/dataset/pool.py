@@ -5,7 +5,8 @@
 
 A worker is a Python of its own that is told everything by its standard input (`python -m
 lorawright.dataset.pool`): nothing is forked, the caller's script is not imported again, and a
-worker whose parent is gone reads the end of its input and ends too.
+worker whose parent is gone reads the end of its input and ends too. `ProcessPoolExecutor` would
+import the caller's script in every worker: a script without `if __name__ == "__main__"` would fail.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from operator import attrgetter
 from typing import IO, Any
 
 from lorawright.errors import DataError, LorawrightError, TemplateError
+from lorawright.masks.byte_level_bpe import ByteLevelBpe
 from lorawright.masks.encode import BATCH, Encoder, MaskCounts
-from lorawright.masks.words import WordEncoder
 from lorawright.types import Conversation, EncodedChat, Message, Problem
 
 START_AFTER = 10_000  # rows: a worker takes a second of one core to start
@@ -96,7 +97,7 @@ class _Pool:
     """Workers, and a thread for each that hands it a batch and waits for the answer."""
 
     def __init__(self, encoder: Encoder, num_workers: int) -> None:
-        plain = replace(encoder.tokenizer, words=None)
+        plain = replace(encoder.tokenizer, bpe=None)
         job = pickle.dumps((plain, encoder.settings))
         command = [sys.executable, "-m", "lorawright.dataset.pool"]
         environment = {**os.environ, "RAYON_NUM_THREADS": "1"}  # the processes are the threads
@@ -204,7 +205,7 @@ def main() -> None:
     if job is None:
         return
     tokenizer, settings = pickle.loads(job)
-    tokenizer = replace(tokenizer, words=WordEncoder.of(tokenizer.backend))
+    tokenizer = replace(tokenizer, bpe=ByteLevelBpe.of(tokenizer.backend))
     encoder = Encoder(tokenizer, settings)
     while (batch := _read(sys.stdin.buffer)) is not None:
         _write(replies, pickle.dumps(_answer(encoder, pickle.loads(batch))))

@@ -24,6 +24,7 @@ from lorawright.config.schema import (
 )
 from lorawright.masks import derive, dropped_text, pieces, special_tokens
 from lorawright.masks.derive import TagsDisagree, TextView, UnprovenMask
+from lorawright.masks.id_reader import IdReader
 from lorawright.masks.pieces import Piece
 from lorawright.masks.time_limit import TimeLimit
 from lorawright.masks.tokenizer import ChatTokenizer
@@ -73,6 +74,7 @@ class Encoder:
 
     def __post_init__(self) -> None:
         self.markers: TurnMarkers = learn(self.tokenizer)
+        self._reader = IdReader(self.tokenizer)
         self._tokens = special_tokens.pattern(tuple(self.tokenizer.control_ids))
 
     def run(self, rows: Iterable[Conversation | Problem]) -> Iterator[EncodedChat | Problem]:
@@ -178,8 +180,9 @@ class Encoder:
     def _encode(
         self, batch: list[Problem | tuple[Conversation, TextView]]
     ) -> Iterator[EncodedChat | Problem]:
-        layouts = [pieces.layout(row[1]) for row in batch if isinstance(row, tuple)]
-        read = zip(layouts, pieces.encode(self.tokenizer, layouts), strict=True)
+        rows = [row for row in batch if isinstance(row, tuple)]
+        layouts = [pieces.layout(view) for _, view in rows]
+        read = zip(layouts, self._reader.read([chat for chat, _ in rows], layouts), strict=True)
         for row in batch:
             if isinstance(row, Problem):
                 yield row

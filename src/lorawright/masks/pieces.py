@@ -125,8 +125,8 @@ def num_read_otherwise(
 
 
 def _may_join(tokenizer: ChatTokenizer, pieces: Sequence[Piece], number: int) -> bool:
-    """Known word patterns end a word at a newline that no white space follows."""
-    if tokenizer.words is None or not number:
+    """Whether one word may hold the end of what stands before a piece, and its beginning."""
+    if not tokenizer.newline_ends_word or not number:
         return True
     return not pieces[number - 1].text.endswith("\n") or pieces[number].text[:1].isspace()
 

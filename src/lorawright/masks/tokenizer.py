@@ -24,8 +24,8 @@ from transformers.utils.chat_template_utils import (
 
 from lorawright.errors import TemplateError
 from lorawright.masks import template_files
+from lorawright.masks.byte_level_bpe import ByteLevelBpe, newline_ends_word
 from lorawright.masks.time_limit import TimeLimit
-from lorawright.masks.words import WordEncoder
 from lorawright.types import Message, Role, Span
 
 Tools = Sequence[Mapping[str, Any]] | None
@@ -48,7 +48,8 @@ class ChatTokenizer:
         generation_stops: Those of them that its generation config lists, in its order.
         reads_pieces_alone: Whether a piece of text has the ids that it has inside a text; false
             where something is put before every text (SentencePiece's dummy prefix).
-        words: The same ids faster, for tokenizers whose words are independent of each other.
+        newline_ends_word: Whether no word goes on behind a newline, unless with white space.
+        bpe: The same ids faster, for byte-level BPE whose ranks are its ids; see `id_reader`.
     """
 
     name: str
@@ -61,7 +62,8 @@ class ChatTokenizer:
     stop_ids: frozenset[int] = frozenset()
     generation_stops: tuple[int, ...] = ()
     reads_pieces_alone: bool = True
-    words: WordEncoder | None = None
+    newline_ends_word: bool = False
+    bpe: ByteLevelBpe | None = None
 
     def render(
         self, messages: Sequence[Message], tools: Tools, *, generation_prompt: bool = False
@@ -79,30 +81,21 @@ class ChatTokenizer:
         return Rendering(template, messages, tools, self.variables)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, nothing added.
+        """Ids of each text, nothing added."""
+        if self.bpe is None:
+            return self.encode_whole(texts)
+        found = self.bpe.encode(texts)
+        whole = [number for number, ids in enumerate(found) if ids is None]
+        if whole:
+            encoded = self.encode_whole([texts[number] for number in whole])
+            for number, ids in zip(whole, encoded, strict=True):
+                found[number] = ids
+        return [ids for ids in found if ids is not None]
 
-        Raises:
-            TemplateError: Ids put together from words are not the tokenizer's own.
-        """
-        return self._encode_whole(texts) if self.words is None else self._encode_words(texts)
-
-    def _encode_whole(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_whole(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same by the tokenizer itself, which is the reference."""
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
-
-    def _encode_words(self, texts: Sequence[str]) -> list[list[int]]:
-        assert self.words is not None
-        found = self.words.encode(texts)
-        by_words = next((i for i, ids in enumerate(found) if ids is not None and texts[i]), None)
-        whole = [i for i, ids in enumerate(found) if ids is None or i == by_words]
-        ids_whole = dict(zip(whole, self._encode_whole([texts[i] for i in whole]), strict=True))
-        if by_words is not None and ids_whole[by_words] != found[by_words]:
-            raise TemplateError(
-                f"word by word its tokenizer gives other ids than at once for {texts[by_words]!r}",
-                where=self.name,
-                hint="this is a fault of lorawright; open an issue with the model's name",
-            )
-        return [ids_whole[i] if ids is None else ids for i, ids in enumerate(found)]
 
     def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text with control tokens read as ordinary text."""
@@ -110,7 +103,7 @@ class ChatTokenizer:
             return []
         self.backend.encode_special_tokens = True
         try:
-            return self._encode_whole(texts)
+            return self.encode_whole(texts)
         finally:
             self.backend.encode_special_tokens = False
 
@@ -234,7 +227,7 @@ def load(folder: Path, name: str) -> ChatTokenizer:
         ),
         generation_stops=template_files.generation_stops(folder, name),
         reads_pieces_alone=_reads_pieces_alone(backend),
-        words=WordEncoder.of(backend),
+        newline_ends_word=newline_ends_word(backend),
     )
 
 
