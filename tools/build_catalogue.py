@@ -74,8 +74,8 @@ ROOTS = (
     ("config/trl_fields.py", "_refused"),
     ("config/trl_fields.py", "_tracker_problems"),
     ("data/rows.py", "BINARY_STARTS"),
-    ("cli/doctor_facts.py", "examine"),
-    ("cli/doctor_facts.py", "_notes"),
+    ("cli/doctor.py", "examine"),
+    ("cli/doctor.py", "_notes"),
     ("exporters/eject.py", "_first_difference"),
     ("exporters/gguf_file.py", "_differences"),
     ("run/lock.py", "HINT"),
@@ -112,7 +112,7 @@ UNITS = {"GB", "MB", "min"}
 # Words that stand before a problem or a result.
 SEVERITIES = ("error", "dropped", "warning", "ok")
 # Keys of `doctor --json` that the terminal shows as labels.
-LABELS = ("dtype", "optimizer", "attention", "allocator", "threads", "waiting")
+LABELS = ("dtype", "optimizer", "attention", "threads", "waiting")
 # Texts of typer, click, pydantic and orjson, which we show.
 BORROWED = (
     "unexpected end of data",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lorawright.cli.starter import list_recipes
+from lorawright.cli.recipes import list_recipes
 from lorawright.config import Config, ConfigProblems, load, load_leniently
 from lorawright.config.other_tools import EXPLAINED, RENAMED
 from lorawright.errors import ConfigError

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorawright.cli import run
-from lorawright.cli.starter import list_recipes
+from lorawright.cli.recipes import list_recipes
 from lorawright.errors import ConfigError
 from lorawright.i18n import catalogue
 from lorawright.i18n.catalogue import HOLE, Language, translate, translate_comments
@@ -81,7 +81,7 @@ def test_values_come_through_unchanged(message: str, values: list[str]) -> None:
 def test_a_value_is_translated_only_where_it_is_a_message() -> None:
     zh = Language.CHINESE
     assert translate("is a number (3), expected text", zh) == "是数字（3），应为文本"
-    assert translate("`a.b` is `q, v`, expected text", zh) == "`a.b` 值为 `q, v`，应为文本"
+    assert translate("`a.b` is `q, v`, expected text", zh) == "`a.b` 是 `q, v`，应为文本"
     assert translate("`a.b` is not taken", zh) == "`a.b` 不是可用的字段"
     assert translate("did you mean `has no rows`?", zh) == "是否想写 `has no rows`？"
     assert translate("written: rows of data.html", zh) == "已写入：rows of data.html"
@@ -222,7 +222,8 @@ NOT_FOR_READERS = {
     "masks/page.py": "has its own table of both languages",
     "training/failures.py": "words of libraries, to be found in their errors",
     "plan/steps.py": "an invariant",
-    "cli/quickstart_run.py": "a config, whose comments are in the catalogue one by one",
+    "cli/init.py": "example chats",
+    "cli/quickstart.py": "a config, whose comments are in the catalogue one by one",
     "report/page.py": "code to copy",
     "report/words.py": "has its own table of both languages",
     "run/folder.py": "the comment of a run's config.yaml, a file for programs",

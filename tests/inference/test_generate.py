@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from lorawright.cli import run as command
-from lorawright.cli.converse import Conversation
+from lorawright.cli.chat_session import ChatSession
 from lorawright.config.schema import ModelSettings
 from lorawright.inference.generate import ChatModel, Sampling
 from lorawright.run.folder import open_run
@@ -25,7 +25,7 @@ def chat_model(small_run: Path) -> ChatModel:
 
 
 def test_history_and_commands(chat_model: ChatModel, capsys: Capture) -> None:
-    conversation = Conversation(chat_model, Sampling(max_new_tokens=12))
+    conversation = ChatSession(chat_model, Sampling(max_new_tokens=12))
     conversation.ask("Who are you?")
     first = list(conversation.history)
     assert [message["role"] for message in first] == ["user", "assistant"]
@@ -48,7 +48,7 @@ def test_history_and_commands(chat_model: ChatModel, capsys: Capture) -> None:
 
 
 def test_retry_samples_anew(chat_model: ChatModel) -> None:
-    conversation = Conversation(chat_model, Sampling(max_new_tokens=24, temperature=3.0))
+    conversation = ChatSession(chat_model, Sampling(max_new_tokens=24, temperature=3.0))
     conversation.ask("Who are you?")
     first = conversation.history[1]["content"]
     conversation.command("/retry")
@@ -69,7 +69,7 @@ def test_words_that_end_a_chat(
 ) -> None:
     said = iter([word])
     monkeypatch.setattr("rich.console.Console.input", lambda *_, **__: next(said))
-    Conversation(chat_model, Sampling(max_new_tokens=4)).run()
+    ChatSession(chat_model, Sampling(max_new_tokens=4)).run()
     assert capsys.readouterr().out == ""
 
 

@@ -17,7 +17,7 @@ import torch
 
 from lorawright import hardware, hub
 from lorawright import hardware as machine
-from lorawright.cli import doctor_facts
+from lorawright.cli import doctor
 from lorawright.config import Config
 from lorawright.config.schema import Dtype, ModelSettings
 from lorawright.errors import ConfigError, ModelError
@@ -171,7 +171,7 @@ def test_a_flash_attn_that_does_not_work_is_not_used(
     monkeypatch.setattr(hardware, "detect", lambda: MACHINES["A100"])
     there = {"torch.nn.attention.varlen"} | ({"flash_attn"} if how != "missing" else set())
     monkeypatch.setattr(choice, "find_spec", lambda name: name if name in there else None)
-    found = doctor_facts.examine()
+    found = doctor.examine()
     assert found["auto"]["attention"] == kernel
     broken = any("cannot be imported" in note for note in found["notes"])
     assert broken is (how in ("broken", "empty"))

@@ -127,7 +127,7 @@ def test_every_word_is_used() -> None:
 def test_everything_is_shown(own_run: Path, language: Language) -> None:
     add_everything(own_run)
     text = Tags(report.write(own_run, language).read_text("utf-8")).text
-    for expected in ("988 MB", "2.1e-04", "99.9%", "GGUF Q8_0", "Ollama", "vLLM", "tuned Hello"):
+    for expected in ("988.1 MB", "2.1e-04", "99.9%", "GGUF Q8_0", "Ollama", "vLLM", "tuned Hello"):
         assert expected in text, expected
     assert WORDS["learned_base"][language is Language.CHINESE][:4] in text
 

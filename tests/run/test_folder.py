@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorawright.cli import quickstart_run
+from lorawright.cli import quickstart
 from lorawright.config import Config
 from lorawright.errors import ConfigError, LorawrightError, ModelError, RunFolderError
 from lorawright.run import checkpoint, files, lock, outputs, owned
@@ -317,10 +317,10 @@ def test_a_file_that_would_be_written_over_is_refused_without_bad_advice(tmp_pat
 def test_quickstart_writes_over_nothing(tmp_path: Path) -> None:
     plant(tmp_path / "mine", {"config.yaml": b"model: {}", "data/train.jsonl": b"mine"})
     with pytest.raises(RunFolderError, match="is not what an earlier quickstart wrote"):
-        quickstart_run.write(tmp_path / "mine")
+        quickstart.write(tmp_path / "mine")
     assert contents(tmp_path / "mine")["data/train.jsonl"] == b"mine"
-    first = quickstart_run.write(tmp_path / "first")
-    assert quickstart_run.write(tmp_path / "first") == first
+    first = quickstart.write(tmp_path / "first")
+    assert quickstart.write(tmp_path / "first") == first
 
 
 @pytest.mark.parametrize("change", ["flip", "cut", "gone"])

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import typer
 
 from lorawright import hardware
-from lorawright.cli import allocator, streams
+from lorawright.cli import streams
 from lorawright.cli.chat import chat
 from lorawright.cli.check import check
 from lorawright.cli.doctor import doctor
@@ -181,8 +181,4 @@ def main() -> None:
     arguments = sys.argv[1:]
     hardware.set_short_spin(os.environ)
     streams.prepare()
-    try:
-        allocator.restart_if_useful(sys.argv[0], arguments)
-    except LorawrightError as error:
-        sys.exit(_print(error))
     sys.exit(streams.flush(run(arguments)))

@@ -60,9 +60,9 @@ def chat(
         os._exit(0)  # nothing is left to do, and torch takes 1 to 7 s to take itself down
     model = ChatModel.load(folder, settings)
     if prompt is None:
-        from lorawright.cli.converse import Conversation
+        from lorawright.cli.chat_session import ChatSession
 
-        Conversation(model, sampling, base, system).run()
+        ChatSession(model, sampling, base, system).run()
         return
     messages = [] if system is None else [{"role": "system", "content": system}]
     messages.append({"role": "user", "content": prompt})

@@ -119,19 +119,6 @@ def number(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def size(num_bytes: float) -> str:
-    """988097824 → 0.99 GB; 2963352 → 3.0 MB."""
-    return f"{num_bytes / 1e9:.2f} GB" if num_bytes > 1e8 else f"{num_bytes / 1e6:.1f} MB"
-
-
-def duration(seconds: float) -> str:
-    """3725 → 1 h 02 min; 42.3 → 42 s."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def note_unfinished(adapter: str) -> None:
     """Says so where a checkpoint stands in for the adapter of a run that is not finished."""
     if not adapter.endswith("adapter"):

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lorawright.cli.options import Json, MaxKl, Output, Overwrite, ProofData, Run
+from lorawright.i18n import units
 from lorawright.types import GgufType
 
 
@@ -90,7 +91,7 @@ def _print_gguf(found: dict[str, Any]) -> None:
 
     for name, entry in found.items():
         console.out().print(
-            f"{name}: {entry['path']}, {console.size(entry['num_bytes'])}\n"
+            f"{name}: {entry['path']}, {units.size(entry['num_bytes'])}\n"
             f"  against base + adapter: {console.divergence(entry)}"
         )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lorawright.cli.options import Json, MaxKl, Output, Overwrite, ProofData, Run
+from lorawright.i18n import units
 
 
 def merge(
@@ -44,7 +45,7 @@ def _print(found: dict[str, Any]) -> None:
 
     out = console.out()
     changed, of_all, dtype = found["num_merged"], found["num_tensors"], found["dtype"]
-    size = console.size(found["num_bytes"])
+    size = units.size(found["num_bytes"])
     text = f"{changed} of {of_all} tensors changed, {size} in {dtype}"
     out.print(console.lead("bold green", "merged", text))
     out.print(f"against base + adapter: {console.divergence(found)}")

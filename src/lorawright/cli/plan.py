@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lorawright.cli.options import ConfigFile, Json, Overrides
+from lorawright.i18n import units
 
 if TYPE_CHECKING:
     from lorawright.cli.progress import RowCounter
@@ -115,11 +116,10 @@ def _schedule(plan: RunPlan) -> str:
 
 def _of_it(times: Times) -> str:
     """What of the time is evaluation."""
-    from lorawright.cli import console
 
     if not times.num_evaluations:
         return ""
-    each = console.duration(times.evaluation)
+    each = units.duration(times.evaluation)
     return f", of it evaluation {times.num_evaluations} × {each}"
 
 
@@ -143,15 +143,15 @@ def _print(
     )
     memory = plan.settings.memory
     if probe and peak is not None:
-        out.print(f"memory     {peak / 1e9:.1f} GB, measured")
+        out.print(f"memory     {units.size(peak)}, measured")
     elif memory is not None:
         out.print(
-            f"memory     {memory.total / 1e9:.1f} GB: weights {memory.weights / 1e9:.1f}, "
-            f"activations {memory.activations / 1e9:.1f}, logits {memory.logits / 1e9:.1f}, "
-            f"libraries {memory.runtime / 1e9:.1f}, adapter {memory.adapter / 1e9:.1f}"
+            f"memory     {units.size(memory.total)}: weights {units.size(memory.weights)}, "
+            f"activations {units.size(memory.activations)}, logits {units.size(memory.logits)}, "
+            f"libraries {units.size(memory.runtime)}, adapter {units.size(memory.adapter)}"
         )
     if times is not None:
-        time, name = console.duration(times.total), plan.settings.hardware.name
+        time, name = units.duration(times.total), plan.settings.hardware.name
         text = f"time       about {time}, by the first steps"
         if not probe:
             text = f"time       about {time} on {name}"

@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Column
 
 from lorawright.cli import console
+from lorawright.i18n import units
 from lorawright.i18n.catalogue import translate
 
 SECONDS_BETWEEN_LINES = 5.0  # where there is no terminal to redraw
@@ -121,7 +122,7 @@ class StepBar:
             console.err().print(
                 f"step {line['step']:.0f}/{self._num_steps}: {self._loss}, "
                 f"{console.number(line['tokens_per_second'])} tokens/s, "
-                f"{self._seconds_a_step():.1f} s a step, left {console.duration(self._left())}",
+                f"{self._seconds_a_step():.1f} s a step, left {units.duration(self._left())}",
                 markup=False,
             )
 
@@ -143,7 +144,7 @@ class StepBar:
             self._evaluation = None
 
     def _show(self) -> None:
-        left = f"left {console.duration(self._left())}" if self._started is not None else ""
+        left = f"left {units.duration(self._left())}" if self._started is not None else ""
         self._progress.update(
             self._task, completed=self._step, loss=self._loss, speed=self._speed, left=left
         )

@@ -7,6 +7,7 @@ from typing import Self
 
 from lorawright.cli import console
 from lorawright.cli.progress import RowCounter, StepBar
+from lorawright.i18n import units
 from lorawright.i18n.catalogue import translate
 from lorawright.run.events import (
     ChatsPrepared,
@@ -86,7 +87,7 @@ class TrainScreen:
     def _show_plan(self, plan: RunPlanned) -> None:
         self._tell(_steps(plan))
         if plan.memory_bytes is not None:
-            console.note(f"  memory: about {plan.memory_bytes / 1e9:.1f} GB at its peak")
+            console.note(f"  memory: about {units.size(plan.memory_bytes)} at its peak")
         if plan.settings:
             settled = ", ".join(f"{name} {value}" for name, value in plan.settings.items())
             console.note(f"  {settled}")
@@ -135,8 +136,8 @@ def _steps(plan: RunPlanned) -> str:
     text = translate(f"{num} steps of {size} chats, epochs: {epochs}")
     if plan.seconds is None:
         return text
-    whole = console.duration(plan.seconds)
+    whole = units.duration(plan.seconds)
     if plan.evaluation_seconds < 0.5:  # shown as 0 s
         return translate(f"{text}; about {whole}")
-    evaluations = console.duration(plan.evaluation_seconds)
+    evaluations = units.duration(plan.evaluation_seconds)
     return translate(f"{text}; about {whole}, {evaluations} of it evaluation")

@@ -16,6 +16,7 @@ from lorawright.cli.options import (
     StrategyName,
     with_processes,
 )
+from lorawright.i18n import units
 
 if TYPE_CHECKING:
     from lorawright.config import Config
@@ -143,7 +144,7 @@ def print_result(result: Result) -> None:
 
     out, found = console.out(), result.outcome
     losses = verdict.training_loss(found)
-    steps = f"{result.num_steps} steps in {console.duration(found.seconds)}; {losses}"
+    steps = f"{result.num_steps} steps in {units.duration(found.seconds)}; {losses}"
     out.print(console.lead("bold green", "done", steps))
     if found.eval_last is not None:
         out.print(verdict.evaluation(found))

@@ -22,6 +22,7 @@ import torch
 from lorawright.config.schema import Config
 from lorawright.errors import ModelError, RunFolderError
 from lorawright.exporters.merged_weights import MergedWeights, plan
+from lorawright.i18n import units
 from lorawright.model import divergence, tuned
 from lorawright.model.divergence import Divergence, Predictions
 from lorawright.model.tuned import TunedFiles
@@ -73,7 +74,7 @@ def refuse_full_disk(target: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < num_bytes + SLACK_BYTES:
         raise RunFolderError(
-            f"has {free / 1e9:.2f} GB free, {(num_bytes + SLACK_BYTES) / 1e9:.2f} GB are needed",
+            f"has {units.size(free)} free, {units.size(num_bytes + SLACK_BYTES)} are needed",
             where=str(existing),
             hint="make room, or choose another disk with --output",
         )

@@ -22,6 +22,7 @@ from lorawright.config.schema import Config
 from lorawright.dataset import prepare
 from lorawright.dataset.prepare import Prepared
 from lorawright.dataset.store import ChatStore
+from lorawright.i18n import units
 from lorawright.masks import ChatTokenizer
 from lorawright.plan import settings as settling
 from lorawright.plan import target_modules
@@ -203,7 +204,7 @@ def _memory_warning(settings: Settings) -> str | None:
     memory = settings.too_large
     if memory is None:
         return None
-    needed, free = f"{memory.total / 1e9:.1f} GB", f"{settings.hardware.memory_bytes / 1e9:.1f} GB"
+    needed, free = units.size(memory.total), units.size(settings.hardware.memory_bytes)
     activations = memory.activations + memory.logits
     if memory.adapter >= max(memory.weights, activations):
         return f"the run needs about {needed}, {free} are free; lower `lora.rank`"

@@ -10,6 +10,7 @@ from typing import Any, Self
 from lorawright.config.schema import Config, Dtype, Quantization, Strategy
 from lorawright.errors import ConfigError, ModelError
 from lorawright.hardware import Device, Hardware
+from lorawright.i18n import units
 from lorawright.plan import architecture, estimate, strategy
 from lorawright.plan.architecture import Architecture
 from lorawright.plan.estimate import Memory, ModelShape
@@ -290,22 +291,19 @@ def _passes(config: Config, hardware: Hardware, need: _Need) -> dict[str, Settin
         least = max(longest, min(tokens, usual // 2)) if given == "auto" else tokens
         checkpointing = need.total(least, False) > usable
         found["training.gradient_checkpointing"] = Setting(
-            checkpointing, f"{_gb(need.total(least, False))} without it, {_gb(usable)} to use"
+            checkpointing,
+            f"{units.size(need.total(least, False))} without it, {units.size(usable)} to use",
         )
     if given == "auto":
         while tokens > longest and need.total(tokens, checkpointing) > usable:
             tokens = max(longest, tokens * 3 // 4)
         found["training.tokens_per_pass"] = Setting(
             tokens,
-            f"longest chat {longest}, {_gb(need.total(tokens, checkpointing))} of {_gb(usable)} to "
-            "use",
+            f"longest chat {longest}, {units.size(need.total(tokens, checkpointing))} of "
+            f"{units.size(usable)} to use",
         )
     return found
 
 
 def _usable_bytes(hardware: Hardware) -> int:
     return int(hardware.memory_bytes * MEMORY_SHARE)
-
-
-def _gb(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.1f} GB"

@@ -13,6 +13,7 @@ import os
 from lorawright.config.schema import DistributedSettings, Strategy
 from lorawright.errors import ConfigError
 from lorawright.hardware import Device, Hardware
+from lorawright.i18n import units
 from lorawright.plan.estimate import Memory
 from lorawright.plan.setting import Setting
 
@@ -85,7 +86,7 @@ def choose(
         return Setting(Strategy.NONE, "one process")
     if needed is None:
         return Setting(Strategy.DDP, "the model's sizes are unknown")
-    held = f"a process holds {needed.total / 1e9:.1f} GB of {usable_bytes / 1e9:.1f} GB"
+    held = f"a process holds {units.size(needed.total)} of {units.size(usable_bytes)}"
     if needed.total <= usable_bytes:
         return Setting(Strategy.DDP, held)
     states = needed.adapter * (processes - 1) // (2 * processes)  # two of four are Adam's moments

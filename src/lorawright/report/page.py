@@ -17,6 +17,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from lorawright.i18n import units
 from lorawright.i18n.catalogue import translate
 from lorawright.masks import view
 from lorawright.report.charts import charts
@@ -130,8 +131,8 @@ def _environment(t: dict[str, str], language: Language) -> jinja2.Environment:
         "short": short,
         "percent": lambda value: f"{value:.1%}".replace(".0%", "%"),
         "kl": lambda value: f"{value:.1e}" if value else "0",
-        "bytes": human_bytes,
-        "duration": partial(duration, t),
+        "bytes": units.size,
+        "duration": partial(units.duration, forms=(t["seconds"], t["minutes"], t["hours"])),
         "code": code,
         "setting": setting,
         "tokens_html": tokens_html,
@@ -223,25 +224,6 @@ def setting(value: Any) -> str:
     if isinstance(value, str) and os.path.isabs(value):
         return "/".join(Path(value).parts[-2:]).replace("//", "/")
     return ", ".join(map(setting, value)) if isinstance(value, list) else str(value)
-
-
-def human_bytes(num_bytes: float) -> str:
-    """988097824 → 988 MB."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= size:
-            value = num_bytes / size
-            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
-    return f"{num_bytes:.0f} B"
-
-
-def duration(t: dict[str, str], seconds: float) -> str:
-    """42 s, 7 min, 3 h 5 min."""
-    if seconds < 100:
-        return t["seconds"].format(num=f"{seconds:.0f}")
-    minutes = round(seconds / 60)
-    if minutes < 100:
-        return t["minutes"].format(num=minutes)
-    return t["hours"].format(hours=minutes // 60, minutes=minutes % 60)
 
 
 def _charts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lorawright.i18n import units
 from lorawright.i18n.catalogue import LANGUAGES, Language
 from lorawright.i18n.catalogue import language as own_language
 
@@ -283,9 +284,9 @@ WORDS: dict[str, tuple[str, str]] = {
     "setting": ("setting", "设置"),
     "result": ("Result", "结果"),
     "run": ("run", "运行"),
-    "seconds": ("{num} s", "{num} 秒"),
-    "minutes": ("{num} min", "{num} 分钟"),
-    "hours": ("{hours} h {minutes} min", "{hours} 小时 {minutes} 分钟"),
+    "seconds": (units.SECONDS, "{seconds} 秒"),
+    "minutes": (units.MINUTES, "{minutes} 分钟"),
+    "hours": (units.HOURS, "{hours} 小时 {minutes} 分钟"),
     # kinds of problems
     "kind_config": ("config", "配置"),
     "kind_file": ("unreadable file", "文件无法读取"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lorawright.errors import LorawrightError, RunFolderError, TrainError
+from lorawright.i18n import units
 from lorawright.plan.settings import Settings
 from lorawright.run import checkpoint, lock, owned
 from lorawright.run import names as run_names
@@ -178,7 +179,7 @@ def out_of_memory(settings: Settings) -> Iterator[None]:
 
 def _memory_error(settings: Settings, error: Exception) -> TrainError:
     training, memory = settings.config.training, settings.memory
-    estimate = "" if memory is None else f"; the estimate was {memory.total / 1e9:.1f} GB"
+    estimate = "" if memory is None else f"; the estimate was {units.size(memory.total)}"
     lower = (
         f"lower `training.tokens_per_pass` (now {training.tokens_per_pass}); results stay the same"
         if training.gradient_checkpointing

@@ -23,7 +23,7 @@ ENDS = ("exit", "quit", "/exit", "/quit", "/bye", "exit()", "quit()", "/q", ":q"
 
 
 @dataclass
-class Conversation:
+class ChatSession:
     """A chat that goes on.
 
     Attributes:
