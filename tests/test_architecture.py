@@ -101,6 +101,25 @@ def test_sizes(path: Path) -> None:
             assert node.end_lineno - node.lineno < 60, node.name
 
 
+def test_small_helpers_live_with_their_only_user() -> None:
+    """A module under 40 lines has several users, or is how the program is entered."""
+    small = {p for p in FILES if len(p.read_text("utf-8").splitlines()) < 40}
+    for path in small - {path for path in FILES if path.name in ("__init__.py", "__main__.py")}:
+        name = ".".join(path.relative_to(SRC.parent).with_suffix("").parts)
+        room_of, _, own = name.rpartition(".")
+        users = {
+            user
+            for user in FILES
+            for node in ast.walk(ast.parse(user.read_text("utf-8")))
+            if isinstance(node, ast.ImportFrom)
+            and (
+                node.module == name
+                or (node.module == room_of and own in {alias.name for alias in node.names})
+            )
+        }
+        assert len(users) > 1, f"{name} has one user: {users}"
+
+
 def test_run_reads_as_a_table_of_contents() -> None:
     tree = ast.parse((SRC / "training" / "train.py").read_text(encoding="utf-8"))
     run = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "run")

@@ -230,7 +230,6 @@ NOT_FOR_READERS = {
     "inference/app.py": "answers over HTTP, as OpenAI's are: English",
     "inference/chat_request.py": "answers over HTTP, as OpenAI's are: English",
     "inference/request_queue.py": "answers over HTTP, as OpenAI's are: English",
-    "cli/starter.py": "example chats, and a config whose comments are in the catalogue",
 }
 ALLOWED = re.compile(  # a command, an invariant, words of orjson
     r"pip install .*|`choose` asks for it|end of data"

@@ -3,8 +3,7 @@
 from lorawright.masks.compare import refuse_other_text
 from lorawright.masks.derive import UnprovenMask, trained_turns, turns
 from lorawright.masks.encode import Encoder, MaskCounts
-from lorawright.masks.generation_tags import tagged
-from lorawright.masks.plain_template import plain, remove_tags
+from lorawright.masks.generation_tags import plain, remove_tags, tagged
 from lorawright.masks.template_files import add_stop
 from lorawright.masks.tokenizer import ChatTokenizer, load
 from lorawright.masks.turn_markers import TurnMarkers, learn
