@@ -7,13 +7,19 @@ by what is needed: the tokenizer for `check`, weights (safetensors only) for `tr
 from __future__ import annotations
 
 import hashlib
+import re
 from importlib.resources import files
 from pathlib import Path
 
 from lorawright.errors import ModelError
+from lorawright.types import DATA_EXTENSIONS
 
 TINY = "tiny"
 HUB = "hf://"  # before a name that must not be looked for as a folder
+MODEL_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")  # old models have no owner
+SET_ID = re.compile(
+    r"(?:hf://)?(?P<id>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?::(?P<split>.+))?"
+)
 TOKENIZER_FILES = (
     "config.json",
     "generation_config.json",
@@ -24,6 +30,31 @@ TOKENIZER_FILES = (
     "additional_chat_templates/*",
 )
 MODEL_FILES = ("*.json", "*.jinja", "*.safetensors", "*.txt")
+
+
+def may_be_model(name: str) -> bool:
+    """Whether a name can be a model's hub id; a folder of that name goes before."""
+    return MODEL_ID.fullmatch(name) is not None and not name.startswith(".")
+
+
+def match_set(name: str) -> re.Match[str] | None:
+    """The parts of a data set's hub id, where a name can be one; a folder `org` goes before.
+
+    `hf://org/name/config:split` can be nothing else; bare, it has no config, and is no file's name.
+    """
+    found = SET_ID.fullmatch(name)
+    if found is None or name.startswith(HUB):
+        return found
+    is_path = name.startswith(".") or name.lower().endswith(DATA_EXTENSIONS) or found["config"]
+    return None if is_path else found
+
+
+def model_id(name: str) -> str | None:
+    """A model's name if it is a hub id; local folders mean nothing to others."""
+    if name.startswith(HUB):
+        return name.removeprefix(HUB)
+    is_one = name != TINY and "/" in name and may_be_model(name) and not Path(name).exists()
+    return name if is_one else None
 
 
 def tokenizer_folder(name: str, revision: str | None = None) -> Path:

@@ -53,6 +53,10 @@ class Kind(StrEnum):
     PLACEHOLDER = "placeholder"  # {{name}} in an answer, never filled
 
 
+DATA_EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".arrow")
+"""Endings of the files that hold chats."""
+
+
 class GgufType(StrEnum):
     """How weights are held; what the `gguf` package writes."""
 

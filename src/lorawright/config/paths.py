@@ -10,11 +10,11 @@ A name that may be a hub id and does not lie beside the config is a hub id.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
+from lorawright import hub
 from lorawright.config.schema import Config
 
 MODEL = ("model", "name")
@@ -26,11 +26,7 @@ PATH_KEYS = (
     ("data", "eval"),
     OUTPUT,
 )
-HUB = "hf://"
 OWN = "."  # the output of a run's own config
-MODEL_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-DATA_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
-DATA_FILE = re.compile(r"\.(jsonl|ndjson|json|csv|parquet|arrow)$", re.IGNORECASE)
 
 
 def anchored(config: Config, folder: Path, kept: Container[str] = ()) -> Config:
@@ -82,29 +78,28 @@ def _anchored(key: tuple[str, str], value: str, folder: Path) -> str:
     expanded = os.path.expanduser(value)
     if os.path.isabs(expanded):
         return expanded
-    if "://" in value or (key == MODEL and value == "tiny"):
+    if "://" in value or (key == MODEL and value == hub.TINY):
         return value
     if folder.resolve() == Path.cwd():
         return value
     beside = folder / value
     if key[0] not in ("model", "data") or os.path.lexists(beside):
         return str(beside)
-    if key == MODEL and MODEL_ID.fullmatch(value) and not value.startswith("."):
+    if key == MODEL and hub.may_be_model(value):
         # hub ids are looked for as folders first, and the current folder is not the config's
-        return HUB + value if os.path.lexists(value) else value
+        return hub.HUB + value if os.path.lexists(value) else value
     if key[0] == "data" and _is_data_id(value, folder):
-        return HUB + value
+        return hub.HUB + value
     return str(beside)
 
 
 def _is_data_id(value: str, folder: Path) -> bool:
-    if DATA_ID.fullmatch(value) is None or value.startswith(".") or DATA_FILE.search(value):
-        return False
-    return not (folder / Path(value).parts[0]).is_dir()  # else a path was meant
+    is_path = (folder / Path(value).parts[0]).is_dir()
+    return hub.match_set(value) is not None and not is_path
 
 
 def _placed(value: str, folder: Path) -> str:
-    if value == "tiny" or "://" in value or not os.path.lexists(os.path.expanduser(value)):
+    if value == hub.TINY or "://" in value or not os.path.lexists(os.path.expanduser(value)):
         return value
     whole, run = os.path.abspath(os.path.expanduser(value)), os.path.abspath(folder)
     return os.path.relpath(whole, run) if whole.startswith(run + os.sep) else whole

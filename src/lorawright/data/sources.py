@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorawright import hub
 from lorawright.data.file_names import display_name, printable
 from lorawright.data.problems import clip
 from lorawright.errors import DataError
-from lorawright.types import Split
+from lorawright.types import DATA_EXTENSIONS, Split
 
-EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".arrow")
+EXTENSIONS = DATA_EXTENSIONS
 EXPECTED = ", ".join(EXTENSIONS)
 NOT_DATA = {
     "readme.json",
@@ -32,9 +33,6 @@ NOT_DATA = {
     "state.json",
 }
 EVAL_SPLITS = ("test", "validation", "eval")
-HUB_ID = re.compile(
-    r"(?:hf://)?(?P<id>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?::(?P<split>.+))?"
-)
 HUB_PAGE = re.compile(r"https?://(?:www\.)?huggingface\.co/datasets/([\w.-]+/[\w.-]+)")
 HUB_TIMEOUT_SECONDS = 5
 URL = re.compile(r"(?!hf://)[A-Za-z][A-Za-z0-9+.-]+://")
@@ -193,13 +191,10 @@ def _split_folder(folder: Path, use: Split) -> Path:
 
 def _as_hub_set(source: str, use: Split) -> HubSet | None:
     """A bare `org/name` is a hub id unless a local folder `org` says that a path was meant."""
-    match = HUB_ID.fullmatch(source)
-    if match is None:
+    match = hub.match_set(source)
+    is_bare = not source.startswith(hub.HUB)
+    if match is None or (is_bare and Path(Path(source).parts[0]).is_dir()):
         return None
-    if not source.startswith("hf://"):
-        is_path = source.startswith(".") or source.lower().endswith(EXTENSIONS)
-        if is_path or match["config"] or Path(Path(source).parts[0]).is_dir():
-            return None
     return HubSet(match["id"], match["config"], match["split"], use)
 
 

@@ -19,9 +19,10 @@ import jinja2
 import orjson
 
 from lorawright import data, masks
-from lorawright.config.schema import Config, Quantization
+from lorawright.config.schema import Config, Dtype, Quantization
 from lorawright.dataset.store import ChatStore
 from lorawright.errors import ConfigError, RunFolderError
+from lorawright.model import load, lora
 from lorawright.plan import run_plan
 from lorawright.plan.run_plan import RunPlan
 from lorawright.plan.settings import Settings
@@ -29,12 +30,11 @@ from lorawright.run import owned
 from lorawright.run.environment import installed_versions
 from lorawright.run.events import silent
 from lorawright.run.owned import Kind, Marker
-from lorawright.training import artifacts, failures, train
+from lorawright.training import artifacts, failures, sft_fields, train
 from lorawright.types import Conversation, EncodedChat, Split
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
 TEMPLATE = "chat_template.jinja"
-LORA_NAMES = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
 
 
 class Form(StrEnum):
@@ -144,10 +144,10 @@ def _pairs(plan: RunPlan, split: Split) -> Iterator[tuple[Conversation, EncodedC
 
 def _first_difference(plan: RunPlan, template: str) -> str | None:
     """Where the script's own encoding would differ from what lorawright trains; None: nowhere."""
-    from lorawright.model.load import load_tokenizer
-
     settings = plan.config.model
-    theirs = load_tokenizer(plan.tokenizer_folder, trust_remote_code=settings.trust_remote_code)
+    theirs = load.load_tokenizer(
+        plan.tokenizer_folder, trust_remote_code=settings.trust_remote_code
+    )
     for split in _splits(plan):
         num_seen = 0
         for conversation, encoded in _pairs(plan, split):
@@ -231,7 +231,7 @@ def _script(plan: RunPlan, source: str, form: Form, command: str) -> str:
         form=str(form),
         model={**config.model.model_dump(mode="json"), "name": _plain(config.model.name)},
         base=artifacts.base_name(config.model.name),
-        quantization=_quantization(config),
+        quantization=load.quantization_fields(config.model),
         data_seed=config.data.seed,
         seed=config.training.seed,
         epochs=config.training.epochs,
@@ -240,7 +240,7 @@ def _script(plan: RunPlan, source: str, form: Form, command: str) -> str:
         uneven=num_chats % config.training.batch_size and config.training.epochs > 1,
         evaluates=plan.chats.eval is not None,
         sft=_sft(plan.settings, evaluates=plan.chats.eval is not None),
-        lora=_lora(config),
+        lora=lora.lora_fields(config.lora),
     )
 
 
@@ -268,56 +268,18 @@ def _sft(settings: Settings, *, evaluates: bool) -> dict[str, Any]:
     assert isinstance(processes, int)
     fields: dict[str, Any] = {
         "output_dir": "output",
-        "num_train_epochs": 1,  # the epochs stand one after another in the data set
-        "per_device_train_batch_size": 1,
-        "per_device_eval_batch_size": 1,
+        **sft_fields.shared(config, settings.hardware.device),
         "gradient_accumulation_steps": training.batch_size // processes,
         "train_sampling_strategy": "sequential",
-        "learning_rate": training.learning_rate,
-        "lr_scheduler_type": str(training.schedule),
-        "warmup_steps": training.warmup_ratio,
-        "weight_decay": training.weight_decay,
-        "max_grad_norm": training.max_grad_norm,
-        "optim": training.optimizer,
-        "activation_checkpointing": bool(training.gradient_checkpointing),
-        "logging_strategy": "steps",
-        "logging_steps": training.logging_steps,
-        "save_strategy": "steps",
-        "save_steps": training.save_steps,
         "save_total_limit": training.keep_checkpoints,
         "report_to": list(training.trackers) or "none",
-        "seed": training.seed,
-        "bf16": config.model.dtype == "bfloat16",
-        "fp16": config.model.dtype == "float16",
-        "use_cpu": settings.hardware.device == "cpu",
-        "max_length": None,
-        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "bf16": config.model.dtype is Dtype.BFLOAT16,
     }
     if training.max_steps is not None:
         fields["max_steps"] = training.max_steps
     if evaluates:
         fields |= {"eval_strategy": "steps", "eval_steps": training.eval_steps}
     return fields | training.trl
-
-
-def _lora(config: Config) -> dict[str, Any]:
-    settings = config.lora.model_dump(mode="json")
-    return {LORA_NAMES.get(name, name): value for name, value in settings.items()} | {
-        "task_type": "CAUSAL_LM"
-    }
-
-
-def _quantization(config: Config) -> dict[str, Any] | None:
-    if config.model.quantization is Quantization.NONE:
-        return None
-    if config.model.quantization is Quantization.INT8:
-        return {"load_in_8bit": True}
-    return {
-        "load_in_4bit": True,
-        "bnb_4bit_quant_type": "nf4",
-        "bnb_4bit_use_double_quant": True,
-        "bnb_4bit_compute_dtype": f"torch.{config.model.dtype}",
-    }
 
 
 def _requirements(config: Config) -> str:

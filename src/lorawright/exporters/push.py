@@ -21,6 +21,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined] # HTTPError i
 )
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # nor this
 
+from lorawright import hub
 from lorawright.errors import ConfigError, LorawrightError, RunFolderError
 from lorawright.run import card, lock
 from lorawright.run import facts as run_facts
@@ -103,7 +104,7 @@ def _base(facts: RunFacts, given: str | None) -> str:
         _check_name(given, "--base-model")
         return given
     name = str(facts.config["model"]["name"])
-    found = card.hub_id(name)
+    found = hub.model_id(name)
     if found is None:
         raise ConfigError(
             f"was trained on the local folder {name}, which nobody else has",

@@ -93,17 +93,23 @@ def _disable_noise(config: Any) -> None:
         setattr(text, key, 0.0)
 
 
-def _quantization(settings: ModelSettings) -> BitsAndBytesConfig | None:
+def quantization_fields(settings: ModelSettings) -> dict[str, Any] | None:
+    """`model.quantization` as fields of Transformers' BitsAndBytesConfig; None: there is none."""
     if settings.quantization is Quantization.NONE:
         return None
     if settings.quantization is Quantization.INT8:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=TORCH_DTYPE[settings.dtype],
-    )
+        return {"load_in_8bit": True}
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": str(settings.dtype),
+    }
+
+
+def _quantization(settings: ModelSettings) -> BitsAndBytesConfig | None:
+    fields = quantization_fields(settings)
+    return None if fields is None else BitsAndBytesConfig(**fields)
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:

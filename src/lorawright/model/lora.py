@@ -24,6 +24,7 @@ from lorawright.errors import ModelError
 from lorawright.model import dropout, fused_lora
 from lorawright.model.load import first_line
 
+PEFT_NAMES = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
 ALL_LINEAR = "all-linear"
 MOST_LISTED = 12  # names in a hint
 
@@ -36,18 +37,15 @@ class Trainable:
     num_total: int
 
 
+def lora_fields(settings: LoraSettings) -> dict[str, Any]:
+    """The `lora` section of a config as fields of PEFT's LoraConfig."""
+    fields = {PEFT_NAMES.get(name, name): value for name, value in settings}
+    return {**fields, "task_type": "CAUSAL_LM"}
+
+
 def lora_config(settings: LoraSettings) -> LoraConfig:
-    """The `lora` section of a config as PEFT's LoraConfig."""
-    return LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        bias=settings.bias,
-        target_modules=settings.target_modules,
-        use_rslora=settings.use_rslora,
-        use_dora=settings.use_dora,
-        task_type="CAUSAL_LM",
-    )
+    """The same as PEFT's LoraConfig."""
+    return LoraConfig(**lora_fields(settings))
 
 
 def add_adapter(

@@ -60,7 +60,7 @@ def _digest(body: str) -> str:
 
 def card(facts: RunFacts, base: str | None = None) -> str:
     """The card as Markdown with the hub's metadata."""
-    base = base or hub_id(facts.config["model"]["name"])
+    base = base or hub.model_id(facts.config["model"]["name"])
     metadata = ModelCardData(
         base_model=base,
         library_name="peft",
@@ -80,15 +80,6 @@ def card(facts: RunFacts, base: str | None = None) -> str:
     ]
     body = "\n".join(parts) + "\n"
     return f"{body}{MARK}{_digest(body)} -->\n"
-
-
-def hub_id(name: str) -> str | None:
-    """A name if it is a hub id; local folders mean nothing to others."""
-    if name.startswith(hub.HUB):
-        return name.removeprefix(hub.HUB)
-    if name == hub.TINY or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        return None
-    return None if Path(name).exists() else name
 
 
 def _named(facts: RunFacts, base: str | None) -> str:
