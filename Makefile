@@ -1,5 +1,5 @@
 # make quickstart: a venv with the tested versions, then the main job on the model inside the package
-# make test: the default test suite, offline
+# make test: the default test suite, offline, a worker a core
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -16,7 +16,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/lorawright quickstart
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

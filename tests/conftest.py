@@ -14,6 +14,8 @@ from helpers import rows, tool_rows, write_jsonl
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 os.environ["LORAWRIGHT_LANG"] = "en"  # whatever the developer's terminal speaks
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: threads would wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 from lorawright import hardware
 from lorawright.config import Config

@@ -6,15 +6,15 @@ The verbs run in processes forked from one that has imported everything: a kill 
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import SERVER
 from helpers import rows, write_jsonl
 
 from lorawright.config import Config
@@ -25,13 +25,6 @@ from lorawright.run.names import LOCK
 
 MakeConfig = Callable[..., Config]
 Point = tuple[str, str, int]  # module and name of a function, and the call of it that is the last
-PRELOADED = [
-    "lorawright.exporters.merge",
-    "lorawright.evaluation.run",
-    "lorawright.exporters.ollama",
-    "lorawright.training.train",
-]
-SERVER = multiprocessing.get_context("forkserver")
 
 # `before` and `after` a function, by the number of the call
 MERGE: list[Point] = [
@@ -117,12 +110,6 @@ def run(arguments: list[str], point: Point | None = None) -> int | None:
     process.start()
     process.join(120)
     return process.exitcode
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _preload() -> Iterator[None]:
-    SERVER.set_forkserver_preload(PRELOADED)
-    yield
 
 
 def ids(point: Point) -> str:

@@ -10,13 +10,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from forked import Forked
 
 Tree = dict[str, bytes]
 CONFIG = """\
@@ -75,28 +75,31 @@ def contents(root: Path) -> Tree:
     }
 
 
-def command(*arguments: str, prepared: str = "") -> list[str]:
-    return [sys.executable, "-c", PREPARED + prepared + END, *arguments]
+def command(project: Path, *arguments: str, prepared: str = "") -> Forked:
+    return Forked(PREPARED + prepared + END, arguments, project)
 
 
 def lorawright(
     project: Path, *arguments: str, prepared: str = "", code: int = 0
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command in the project; its errors are words, never a traceback."""
-    done = subprocess.run(
-        command(*arguments, prepared=prepared), cwd=project, capture_output=True, text=True
-    )
+    done = completed(project, *arguments, prepared=prepared)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr and "unexpected" not in done.stderr, done.stderr
     return done
 
 
+def completed(
+    project: Path, *arguments: str, prepared: str = ""
+) -> subprocess.CompletedProcess[str]:
+    with command(project, *arguments, prepared=prepared) as process:
+        out, err = process.communicate()
+    return subprocess.CompletedProcess(arguments, process.wait(), out, err)
+
+
 @contextmanager
-def started(project: Path, *arguments: str, prepared: str = "") -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        command(*arguments, prepared=prepared), cwd=project, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
+def started(project: Path, *arguments: str, prepared: str = "") -> Iterator[Forked]:
+    with command(project, *arguments, prepared=prepared) as process:
         try:
             yield process
         finally:
@@ -150,10 +153,7 @@ def test_an_output_that_holds_the_chats(project: Path) -> None:
 def test_overwriting_the_project(project: Path) -> None:
     before = contents(project)
     for more in (["--overwrite"], []):
-        done = subprocess.run(
-            command("train", "config.yaml", "--set", "training.output=.", *more),
-            cwd=project, capture_output=True, text=True,
-        )  # fmt: skip
+        done = completed(project, "train", "config.yaml", "--set", "training.output=.", *more)
         assert lost(before, contents(project)) == []
         assert done.returncode == 2 and "--overwrite" not in done.stderr
         assert "training.output" in done.stderr and "unexpected" not in done.stderr
@@ -166,7 +166,6 @@ def test_two_interrupts_before_the_first_metric(project: Path) -> None:
     before = contents(project)
     arguments = ["train", "config.yaml", "--set", "training.output=out"]
     with started(project, *arguments, prepared=HALTED) as process:
-        assert process.stdout is not None
         while process.stdout.readline() not in ("training\n", ""):
             pass
         process.send_signal(signal.SIGINT)
@@ -181,10 +180,7 @@ def test_a_bad_sector_in_a_checkpoint(project: Path) -> None:
     """An unfinished run whose newest checkpoint cannot be read now: nothing is changed."""
     shutil.rmtree(project / "runs" / "a" / "adapter")
     before = contents(project / "runs" / "a" / "checkpoints")
-    done = subprocess.run(
-        command("train", "config.yaml", "--resume", prepared=BAD_SECTOR),
-        cwd=project, capture_output=True, text=True,
-    )  # fmt: skip
+    done = completed(project, "train", "config.yaml", "--resume", prepared=BAD_SECTOR)
     assert contents(project / "runs" / "a" / "checkpoints") == before
     assert done.returncode == 1 and "cannot be read: Input/output error" in done.stderr
     assert "checkpoint-4" in done.stderr and "Traceback" not in done.stderr
@@ -200,6 +196,9 @@ def test_two_trainings_of_one_output(project: Path) -> None:
         started(project, *arguments, prepared=TOGETHER) as first,
         started(project, *arguments, prepared=TOGETHER) as second,
     ):
+        while first.poll() is None and second.poll() is None:
+            time.sleep(0.05)
+        (project / "met-nobody-more").touch()  # one has ended: the other need not wait for it
         ends = [(process.communicate(timeout=120)[1], process.returncode)
                 for process in (first, second)]  # fmt: skip
     (_, fine), (said, refused) = sorted(ends, key=lambda end: end[1])

@@ -275,7 +275,7 @@ def test_full_disk_is_seen_before_anything_is_written(
     trained_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 10**6))
-    with pytest.raises(RunFolderError, match=r"0\.00 GB free, 0\.07 GB are needed") as caught:
+    with pytest.raises(RunFolderError, match=r"1\.0 MB free, 70\.1 MB are needed") as caught:
         merge.run(trained_run, read_config(trained_run), Options(tmp_path / "deep" / "out"))
     assert caught.value.where == str(tmp_path) and "--output" in str(caught.value.hint)
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """Files, folders, hub sets → validated `Conversation`s that know where they stand; no torch."""
 
 from lorawright.data.formats import detect
+from lorawright.data.problems import as_error
 from lorawright.data.reader import FoundFile, Reader, stream
 from lorawright.data.sources import EXTENSIONS, DataFile, HubSet, find_sources
 
@@ -10,6 +11,7 @@ __all__ = [
     "FoundFile",
     "HubSet",
     "Reader",
+    "as_error",
     "detect",
     "find_sources",
     "stream",

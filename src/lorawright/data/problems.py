@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from lorawright.types import Kind
+from lorawright.errors import DataError
+from lorawright.types import Kind, Problem
 
 QUOTED_CHARACTERS = 60
 
@@ -38,6 +39,14 @@ class RowErrors:
 
     def find(self, path: str, message: str, hint: str) -> None:
         self.findings.append(Finding(path, message, hint))
+
+
+def as_error(problem: Problem, num_more: int = 0) -> DataError:
+    """A problem as the error that ends a verb; `num_more`: of how many others it is the first."""
+    at = f"{problem.path} " if problem.path else ""
+    more = f" (and {num_more} more)" if num_more else ""
+    hint = f"{problem.hint}; `lorawright check CONFIG` lists all problems" if more else problem.hint
+    return DataError(f"{at}{problem.message}{more}", where=problem.where, hint=hint)
 
 
 def clip(text: str) -> str:

@@ -237,23 +237,28 @@ class Reader:
 
     def _check_sizes(self) -> Iterator[Problem]:
         """A set that ends up empty is an error of its own, where nothing said so yet."""
+        for split in Split:
+            given = self.settings.train if split is Split.TRAIN else self.settings.eval
+            if given is not None and not self.num_chats[split] and not self._num_errors.total():
+                yield self._report(self.no_chat_left(split), split)
+
+    def no_chat_left(self, split: Split) -> Problem:
+        """What is wrong where no chat of a set is left to train or evaluate on."""
         settings = self.settings
-        sources = {Split.TRAIN: settings.train, Split.EVAL: settings.eval}
-        for split, source in sources.items():
-            if source is None or self.num_chats[split] or self._num_errors.total():
-                continue
-            if isinstance(source, float):
-                message = f"a fraction of {source} leaves no chat for evaluation"
-                hint = "raise data.eval, or set it to null"
-            else:
-                message = f"no chat is left for {split}, of {self.num_rows[split]} rows"
-                hint = (
-                    "lower the fraction data.eval: all chats fell into the evaluation set"
-                    if self._fraction is not None and self.num_chats[Split.EVAL]
-                    else "see the rows that were dropped, and the policies under data"
-                )
-            file = printable(settings.train if isinstance(source, float) else source)
-            yield self._report(Problem(file, None, "", message, hint, Kind.FILE), split)
+        if split is Split.EVAL and isinstance(settings.eval, float):
+            message = f"a fraction of {settings.eval} leaves no chat for evaluation"
+            hint = "raise data.eval, or set it to null"
+            return Problem(
+                printable(settings.train), None, "", message, hint, Kind.FILE, split=split
+            )
+        message = f"no chat is left for {split}, of {self.num_rows[split]} rows"
+        hint = (
+            "lower the fraction data.eval: all chats fell into the evaluation set"
+            if self._fraction is not None and self.num_chats[Split.EVAL]
+            else "see the rows that were dropped, and the policies under data"
+        )
+        source = settings.train if split is Split.TRAIN else settings.eval
+        return Problem(printable(str(source)), None, "", message, hint, Kind.FILE, split=split)
 
 
 def stream(settings: DataSettings) -> Iterator[Conversation | Problem]:

@@ -115,14 +115,7 @@ def raise_errors(prepared: Prepared) -> None:
     errors = prepared.errors
     if not errors:
         return
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    first = errors[0]
-    at = f"{first.path} " if first.path else ""
-    raise DataError(
-        f"{at}{first.message}{more}",
-        where=first.where,
-        hint=f"{first.hint}; `lorawright check CONFIG` lists all problems" if more else first.hint,
-    )
+    raise data.as_error(errors[0], num_more=len(errors) - 1)
 
 
 def as_problem(error: LorawrightError) -> Problem:
@@ -196,7 +189,7 @@ def _build(
                 writers[row.split].append(row)
     stores = {split: ChatStore(work / f"{split}.arrow", split) for split in writers}
     for problem in [
-        *_empty_sets(config, stores, findings.problems),
+        *_empty_sets(reader, stores, findings.problems),
         *remarks.of_keys(unknown, encoder.counts, config.model.name),
         *remarks.of_template(encoder, config.model.name),
     ]:
@@ -224,28 +217,15 @@ def _counted(rows: Iterable[Any], progress: Callable[[int], None] | None) -> Ite
 
 
 def _empty_sets(
-    config: Config, stores: dict[Split, ChatStore], problems: list[Problem]
+    reader: data.Reader, stores: dict[Split, ChatStore], problems: list[Problem]
 ) -> list[Problem]:
     """A set that lost all its rows is an error of its own, unless errors explain it already."""
-    found: list[Problem] = []
-    for split, store in stores.items():
-        explained = any(p.severity is Severity.ERROR and p.split is split for p in problems)
-        if len(store) or explained:
-            continue
-        given = config.data.train if split is Split.TRAIN else config.data.eval
-        from_fraction = split is Split.EVAL and isinstance(given, float)
-        found.append(
-            Problem(
-                str(config.data.train if from_fraction else given),
-                None,
-                "",
-                f"no chat is left in the {split} set",
-                "raise the fraction `data.eval`" if from_fraction else "see the rows left out",
-                Kind.FILE,
-                split=split,
-            )
-        )
-    return found
+    return [
+        reader.no_chat_left(split)
+        for split, store in stores.items()
+        if not len(store)
+        and not any(p.severity is Severity.ERROR and p.split is split for p in problems)
+    ]
 
 
 def _stats(

@@ -126,10 +126,8 @@ def _refuse_if_moved(settings: DataSettings) -> None:
 
 
 def _raise(problem: Problem) -> None:
-    if problem.severity is not Severity.ERROR:
-        return
-    at = f"{problem.path} " if problem.path else ""
-    raise DataError(f"{at}{problem.message}", where=problem.where, hint=problem.hint)
+    if problem.severity is Severity.ERROR:
+        raise data.as_error(problem)
 
 
 def _turns(
