@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 
 from lorawright import hub
 from lorawright.config import Config
-from lorawright.distributed import supervise
+from lorawright.distributed.ranks import free_port
 from lorawright.distributed.signals import quiet
 from lorawright.run import checkpoint
 from lorawright.run.folder import RunFolder
@@ -56,7 +56,7 @@ class Server:
 
     def run(self, config: Config, start: Start, **strike: Any) -> list[int]:
         """Exit codes of all processes."""
-        request: dict[str, Any] = {"port": supervise.free_port(), **strike}
+        request: dict[str, Any] = {"port": free_port(), **strike}
         if config.distributed.strategy == "none":
             request |= {"jobs": [None], "config": config.model_dump(mode="json"), "start": start}
         else:

@@ -27,7 +27,7 @@ import accelerate  # noqa: E402, F401
 import deepspeed  # noqa: E402, F401
 
 from lorawright.config import Config  # noqa: E402
-from lorawright.distributed.supervise import GRACE_SECONDS  # noqa: E402
+from lorawright.distributed.ranks import GRACE_SECONDS  # noqa: E402
 from lorawright.training import train, worker  # noqa: E402
 
 

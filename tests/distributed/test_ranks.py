@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from lorawright import hub
 from lorawright.config import Config
-from lorawright.distributed import supervise
+from lorawright.distributed.ranks import free_port
 from lorawright.errors import TrainError
 from lorawright.plan import run_plan
 from lorawright.run import checkpoint
@@ -59,7 +59,7 @@ class Ranks:
     def ask(self, jobs: list[Path], **other: int | str) -> list[int]:
         """Exit codes of a process for each job."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        request = {"jobs": [str(job) for job in jobs], "port": supervise.free_port()}
+        request = {"jobs": [str(job) for job in jobs], "port": free_port()}
         self._process.stdin.write(json.dumps(request | other) + "\n")
         self._process.stdin.flush()
         codes: list[int] = json.loads(self._process.stdout.readline())
@@ -285,7 +285,7 @@ def test_a_launched_run_names_the_process_that_was_killed(
             (victim,) = [one for one in processes if one.environ().get("RANK") == "1"]
             victim.kill()
 
-    with pytest.raises(TrainError, match=r"process 1 \(pid \d+\) is gone without a word"):
+    with pytest.raises(TrainError, match=r"process 1 \(pid \d+\) was killed by SIGKILL"):
         train.run(config, tell=kill)
     ranks.train(config, Start.RESUME)
     assert_bit_equal(folder, undisturbed("ddp"))

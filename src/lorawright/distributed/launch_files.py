@@ -10,7 +10,6 @@ config; batch size and accumulation are not in them at all, as the plan knows bo
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +64,6 @@ def command(folder: Path) -> list[str]:
         "accelerate", "launch", "--config_file", str(folder / ACCELERATE),
         "--module", MODULE, str(folder / JOB),
     ]  # fmt: skip
-
-
-def runnable(command: list[str], port: int | None) -> list[str]:
-    """The same with this interpreter's accelerate, wherever PATH leads; and a port.
-
-    Args:
-        command: From `command`.
-        port: A free one, for one machine alone; None: as the files say.
-    """
-    extra = [] if port is None else ["--main_process_port", str(port)]
-    return [sys.executable, "-m", "accelerate.commands.launch", *extra, *command[2:]]
 
 
 def environment(config: Config, folder: Path) -> dict[str, str]:

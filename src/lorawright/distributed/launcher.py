@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 
-from lorawright.distributed import launch_files, supervise
+from lorawright.distributed import launch_files, ranks
+from lorawright.distributed.ranks import Launch
 from lorawright.distributed.signals import Stop
 from lorawright.errors import RunFolderError
 from lorawright.plan import run_plan
 from lorawright.plan.run_plan import RunPlan
-from lorawright.run.events import Tell
+from lorawright.run.events import Event, Tell, TrainingEnded
 from lorawright.run.files import write_atomically
 from lorawright.run.folder import RunFolder
-
-LOG = "output.log"
 
 
 def write_files(plan: RunPlan, folder: RunFolder) -> Path:
@@ -51,20 +48,25 @@ def run(plan: RunPlan, folder: RunFolder, stop: Stop, tell: Tell) -> int | None:
         The signal that ended it early, or None.
     """
     settings = plan.config.distributed
-    control = Path(tempfile.mkdtemp(prefix="lorawright-control-"))
-    try:
-        place = write_files(plan, folder)
-        log = place / LOG
-        log.unlink(missing_ok=True)
-        alone = settings.num_machines == 1
-        command = launch_files.runnable(
-            launch_files.command(place), supervise.free_port() if alone else None
-        )
-        num_threads = plan.settings.hardware.num_threads
-        watched = supervise.Watched(
-            control, log, settings.timeout_seconds, num_threads, several_machines=not alone
-        )
-        ends = supervise.run(command, watched, stop, tell)
-    finally:
-        shutil.rmtree(control, ignore_errors=True)
-    return ends[0].stopped_by
+    assert isinstance(settings.num_processes, int)
+    place = write_files(plan, folder)
+    address = f"{settings.main_address}:{settings.main_port}"
+    launch = Launch(
+        arguments=("-m", launch_files.MODULE, str(place / launch_files.JOB)),
+        logs=place,
+        num_ranks=settings.num_processes // settings.num_machines,
+        num_threads=plan.settings.hardware.num_threads,
+        timeout_seconds=settings.timeout_seconds,
+        num_machines=settings.num_machines,
+        machine_rank=settings.machine_rank,
+        **({} if settings.num_machines == 1 else {"address": address}),
+    )
+    ended_by: list[int] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, TrainingEnded) and event.stopped_by is not None:
+            ended_by.append(event.stopped_by)
+        tell(event)
+
+    ranks.run(launch, stop, listen)
+    return ended_by[-1] if ended_by else stop.number

@@ -31,7 +31,8 @@ FOLDERS = (
 INSIDE = {
     "tensorboard": re.compile(r"(.*/)?events\.out\.tfevents\..+"),
     "launch": re.compile(
-        r"(machine-\d+/)?(accelerate\.yaml|deepspeed\.json|job\.json|output\.log|meeting)(\.tmp)?"
+        r"(machine-\d+/)?(accelerate\.yaml|deepspeed\.json|job\.json|output\.log|launcher\.log|"
+        r"rank-\d+\.(out|log)|meeting)(\.tmp)?"
     ),
     "vllm": re.compile(r"chat_template\.jinja|generation_config\.json"),
     "lm-eval": re.compile(r"(.*/)?(results|samples)_[^/]+\.jsonl?"),

@@ -16,8 +16,8 @@ from lorawright import masks
 from lorawright.config.schema import Strategy
 from lorawright.distributed import agreement
 from lorawright.distributed import group as processes
-from lorawright.distributed.control import Pulse
 from lorawright.distributed.group import ALONE, Group
+from lorawright.distributed.heartbeat import Heartbeat
 from lorawright.distributed.signals import Stop, stop_on_signals
 from lorawright.model import causal_lm, load, lora, selfcheck
 from lorawright.model.causal_lm import LossKind
@@ -83,13 +83,13 @@ class Process:
         self.group.barrier()  # none begins the next step before it counts
 
 
-def train_rank(plan: RunPlan, tell: Tell, pulse: Pulse | None) -> int | None:
+def train_rank(plan: RunPlan, tell: Tell, heartbeat: Heartbeat | None) -> int | None:
     """Trains as one of several processes, here or on another machine.
 
     Args:
         plan: As this machine's launcher has made it.
         tell: Takes what happens; silent on all ranks but 0.
-        pulse: Told of all progress; None where no launcher of ours watches.
+        heartbeat: Told of all progress; None where no launcher of ours watches.
 
     Returns:
         The signal that ended the run early, or None.
@@ -101,23 +101,25 @@ def train_rank(plan: RunPlan, tell: Tell, pulse: Pulse | None) -> int | None:
     group = processes.join(settings, device)
     plan = agreement.agree(plan, group)
     folder = RunFolder(Path(plan.config.training.output))
-    alone = pulse is None and group.is_main  # with a launcher, that holds the lock
+    alone = heartbeat is None and group.is_main  # with a launcher, that holds the lock
     with (
-        stop_on_signals(patient=pulse is not None, tell=lambda: tell(StopRequested())) as stop,
+        stop_on_signals(patient=heartbeat is not None, tell=lambda: tell(StopRequested())) as stop,
         lock.held(folder.path, names.LOCK) if alone else nullcontext(),
     ):
-        stopped_by = train(Process(plan, folder, tell, stop, group), pulse=pulse)
+        stopped_by = train(Process(plan, folder, tell, stop, group), heartbeat=heartbeat)
     processes.leave()
     return stopped_by
 
 
-def train(process: Process, *, overwrite: bool = False, pulse: Pulse | None = None) -> int | None:
+def train(
+    process: Process, *, overwrite: bool = False, heartbeat: Heartbeat | None = None
+) -> int | None:
     """Trains, and writes the adapter.
 
     Args:
         process: Alone or one of a group.
         overwrite: Whether a run that is there goes, once the model is loaded.
-        pulse: Told of all progress.
+        heartbeat: Told of all progress.
 
     Returns:
         The signal that ended the run early, or None.
@@ -138,8 +140,8 @@ def train(process: Process, *, overwrite: bool = False, pulse: Pulse | None = No
         due = group.gather(_evaluation_is_due(process, first_step, args.eval_delay))[0]
         trainer = _build_trainer(process, model, args, evaluates_first=due)
         processes.check_started(trainer.accelerator, settings, device)
-        if pulse is not None:
-            _follow(trainer, pulse)
+        if heartbeat is not None:
+            _follow(trainer, heartbeat)
         process.tell(
             TrainingStarted(
                 len(plan.steps), first_step, trainable.num_trainable, trainable.num_total
@@ -147,13 +149,13 @@ def train(process: Process, *, overwrite: bool = False, pulse: Pulse | None = No
         )
         with failures.refused_pickle(plan.resume_from):
             trainer.train(resume_from_checkpoint=plan.resume_from and str(plan.resume_from))
-        process.tell(TrainingEnded())
-        if trainer.cut_short or trainer.state.global_step < len(plan.steps):
-            stopped_by = group.highest(process.stop.number or 0)
-            assert stopped_by  # nothing else ends a run before its last step
-            return stopped_by
-        artifacts.save_adapter(trainer, plan, folder, group)
-    return None
+        is_cut = trainer.cut_short or trainer.state.global_step < len(plan.steps)
+        stopped_by = group.highest(process.stop.number or 0) if is_cut else None
+        assert stopped_by != 0  # nothing else ends a run before its last step
+        process.tell(TrainingEnded(stopped_by))
+        if not is_cut:
+            artifacts.save_adapter(trainer, plan, folder, group)
+    return stopped_by
 
 
 def sft_args(plan: RunPlan) -> Any:
@@ -236,14 +238,14 @@ def _load_tokenizer(plan: RunPlan) -> Any:
     return found
 
 
-def _follow(trainer: PlannedTrainer, pulse: Callable[[str], None]) -> None:
+def _follow(trainer: PlannedTrainer, heartbeat: Callable[[str], None]) -> None:
     """Notes where this process is, so that one that stands still can be named."""
 
     def forward(*_: Any) -> None:
-        pulse(f"step {trainer.state.global_step + 1}: forward")
+        heartbeat(f"step {trainer.state.global_step + 1}: forward")
 
     def backward(*_: Any) -> None:
-        pulse(f"step {trainer.state.global_step + 1}: backward")
+        heartbeat(f"step {trainer.state.global_step + 1}: backward")
 
     trainer.model.register_forward_pre_hook(forward)
     trainer.model.register_forward_hook(backward)

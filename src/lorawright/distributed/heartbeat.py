@@ -1,13 +1,14 @@
-"""How the processes of a machine and their launcher talk: a few small files in a local folder.
+"""Heartbeats of a machine's ranks: small files in a local folder, for the launcher to read.
 
     rank-3.beat       pid, step, what it is doing, how far, since when, alive when
-    rank-3.end.json   how it ended; a process that is gone without one was killed
 
 Times are `time.monotonic()`: one clock for all processes of a machine, which no correction of the
 time of day moves, and which stands still while a laptop sleeps.
 
 Files, because they outlive a process that is killed, and because a process that hangs in a
-collective still leaves its last word.
+collective still leaves its last word. torch's elastic agent sees a rank that ends, not one that
+hangs, and a timer in the rank itself (`faulthandler.dump_traceback_later`) would also run while the
+whole group is stopped and goes on later (SIGSTOP, a debugger, a frozen container).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from lorawright.run import lock
 
 FOLDER, LAUNCHER = "LORAWRIGHT_CONTROL", "LORAWRIGHT_LAUNCHER_PID"
 """Variables of a process that a launcher watches: where they talk, whom it follows."""
+DONE = "done"  # what a rank does that has ended without an error
 ALIVE_SECONDS = 1.0  # between two signs of life
 BEAT_BYTES = 256
 
@@ -49,27 +51,8 @@ class Beat:
     alive_time: float
 
 
-@dataclass(frozen=True, slots=True)
-class End:
-    """How a process ended.
-
-    Attributes:
-        rank: Over all machines.
-        time: By the machine's monotonic clock.
-        stopped_by: The signal that ended the run early, after a checkpoint.
-        error: Class, what, where and hint of a `LorawrightError`; None if all went well.
-        lost: The error is that other processes have gone: a consequence, not a cause.
-    """
-
-    rank: int
-    time: float
-    stopped_by: int | None = None
-    error: dict[str, str | None] | None = None
-    lost: bool = False
-
-
-class Pulse:
-    """A process's own beat; a thread shows that it lives, and ends it when its launcher is gone.
+class Heartbeat:
+    """A rank's own beat; a thread shows that it lives, and ends it when its launcher is gone.
 
     Args:
         folder: Shared with the launcher.
@@ -118,15 +101,3 @@ def read_beats(folder: Path) -> list[Beat]:
         except orjson.JSONDecodeError:
             continue  # caught in the middle of a write; the next look will do
     return beats
-
-
-def write_end(folder: Path, end: End) -> None:
-    work = folder / f"rank-{end.rank}.end.tmp"
-    work.write_bytes(orjson.dumps(asdict(end)))
-    work.rename(folder / f"rank-{end.rank}.end.json")
-
-
-def read_ends(folder: Path) -> dict[int, End]:
-    """How processes ended, by rank."""
-    found = [End(**orjson.loads(p.read_bytes())) for p in folder.glob("rank-*.end.json")]
-    return {end.rank: end for end in found}
