@@ -192,7 +192,7 @@ def test_what_cannot_be_converted_is_refused(run: RunFolder, tmp_path: Path) -> 
     odd = tmp_path / "odd"
     shutil.copytree(TINY, odd)
     content = json.loads((odd / "tokenizer.json").read_text())
-    content["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False}
+    content["pre_tokenizer"] = {"type": "Whitespace"}
     (odd / "tokenizer.json").write_text(json.dumps(content))
     from lorawright.export import gguf_tokenizer
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lorawright.cli.options import Json, MaxKl, Output, Overwrite, ProofData, Run
 from lorawright.types import GgufType
+
+if TYPE_CHECKING:
+    from lorawright.config.schema import Config
+    from lorawright.export.gguf import Options, Progress
+    from lorawright.run.folder import RunFolder
 
 
 class Target(StrEnum):
@@ -25,6 +30,10 @@ def export(
         list[GgufType] | None,
         typer.Option("--type", help="How a GGUF holds its weights; again for more files."),
     ] = None,
+    adapter_only: Annotated[
+        bool,
+        typer.Option("--adapter-only", help="A GGUF of the adapter alone, for the base's own."),
+    ] = False,
     output: Output = None,
     data: ProofData = None,
     max_kl: MaxKl = None,
@@ -39,11 +48,13 @@ def export(
 
     types = type_ or [GgufType.Q8_0 if to is Target.OLLAMA else GgufType.F16]
     _refuse(to, type_)
+    if adapter_only:
+        _refuse_adapter_only(to, type_, data, max_kl)
     folder, _ = open_run(run)
     config = read_config(folder)
     quiet()
     from lorawright.cli.verdict import renew_report
-    from lorawright.export import gguf, ollama, vllm
+    from lorawright.export import gguf, vllm
 
     options = gguf.Options(
         types=tuple(types),
@@ -53,23 +64,39 @@ def export(
         overwrite=overwrite,
     )
     with TaskBar(quiet=json) as progress:
-        if to is Target.VLLM:
-            found = vllm.run(folder, config)
-            adapter = found["path"]
-        elif to is Target.OLLAMA:
-            found = ollama.run(folder, config, options, progress)
-            adapter = found["gguf"]["adapter"]
-        else:
-            found = gguf.run(folder, config, options, progress)
-            adapter = next(iter(found.values()))["adapter"]
+        found, adapter = _write(to, folder, config, options, adapter_only, progress)
     console.note_unfinished(adapter)
     renew_report(folder.path)
     if json:
         console.print_json(found)
     else:
-        PRINTERS[to](found)
+        (_print_adapter if adapter_only else PRINTERS[to])(found)
     if to is Target.VLLM:
         vllm.refuse_unservable(found)
+
+
+def _write(
+    to: Target,
+    folder: RunFolder,
+    config: Config,
+    options: Options,
+    adapter_only: bool,
+    progress: Progress,
+) -> tuple[dict[str, Any], str]:
+    """The verb's result, and where the exported adapter lies."""
+    from lorawright.export import gguf, gguf_lora, ollama, vllm
+
+    if adapter_only:
+        found = gguf_lora.run(folder, config, options.output, overwrite=options.overwrite)
+        return found, found["adapter"]
+    if to is Target.VLLM:
+        found = vllm.run(folder, config)
+        return found, found["path"]
+    if to is Target.OLLAMA:
+        found = ollama.run(folder, config, options, progress)
+        return found, found["gguf"]["adapter"]
+    found = gguf.run(folder, config, options, progress)
+    return found, next(iter(found.values()))["adapter"]
 
 
 def _refuse(to: Target, types: list[GgufType] | None) -> None:
@@ -83,6 +110,35 @@ def _refuse(to: Target, types: list[GgufType] | None) -> None:
         raise ConfigError(
             "one Modelfile names one file", where="--type", hint="export once for each type"
         )
+
+
+def _refuse_adapter_only(
+    to: Target, types: list[GgufType] | None, data: str | None, max_kl: float | None
+) -> None:
+    from lorawright.errors import ConfigError
+
+    given = {"--type": types, "--data": data, "--max-kl": max_kl}
+    useless = next((option for option, value in given.items() if value is not None), None)
+    if to is not Target.GGUF:
+        raise ConfigError(
+            f"has no use with --to {to}", where="--adapter-only", hint="write --to gguf"
+        )
+    if useless is not None:
+        raise ConfigError(
+            "has no use with --adapter-only: the adapter stays float32, and no model is run",
+            where=useless,
+            hint=f"leave {useless} out",
+        )
+
+
+def _print_adapter(found: dict[str, Any]) -> None:
+    from lorawright.cli import console
+
+    console.out().print(
+        f"adapter: {found['path']}, {console.size(found['num_bytes'])}\n"
+        f"  rank {found['rank']}, alpha {found['alpha']:g}; against PEFT's updates: at most "
+        f"{found['max_error']:.1g} of the largest value"
+    )
 
 
 def _print_gguf(found: dict[str, Any]) -> None:
