@@ -103,6 +103,8 @@ def test_start_is_a_name_or_a_member(make_config: Callable[..., Config]) -> None
 def test_export_names_its_targets(make_config: Callable[..., Config]) -> None:
     with pytest.raises(ValueError, match="not a valid ExportTarget"):
         lorawright.export("run", "onnx")
+    with pytest.raises(lorawright.LorawrightError, match="adapter_only: has no use with vllm"):
+        lorawright.export("run", "vllm", adapter_only=True)
     result = lorawright.train(make_config(max_steps=1, num_rows=6, num_eval=2))
     found = lorawright.export(result, "gguf", types=["f32"])
     assert list(found) == [types.GgufType.F32]

@@ -26,7 +26,7 @@ from transformers import (
 
 from lorawright import hub, masks
 from lorawright.cli import app
-from lorawright.cli.export import PRINTERS, Target
+from lorawright.cli.export import PRINTERS
 from lorawright.config import Config
 from lorawright.errors import ModelError, RunFolderError
 from lorawright.exporters import (
@@ -44,7 +44,7 @@ from lorawright.masks import ChatTokenizer
 from lorawright.run import owned
 from lorawright.run.folder import RunFolder, read_config
 from lorawright.training import train
-from lorawright.types import Conversation, GgufType, Message, Role, ToolCall
+from lorawright.types import Conversation, ExportTarget, GgufType, Message, Role, ToolCall
 
 TINY = hub.model_folder("tiny")
 TOKENIZER = masks.load(TINY, "tiny")
@@ -192,7 +192,7 @@ def test_what_cannot_be_converted_is_refused(run: RunFolder, tmp_path: Path) -> 
     odd = tmp_path / "odd"
     shutil.copytree(TINY, odd)
     content = json.loads((odd / "tokenizer.json").read_text())
-    content["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False}
+    content["pre_tokenizer"] = {"type": "Whitespace"}
     (odd / "tokenizer.json").write_text(json.dumps(content))
     from lorawright.exporters import gguf_tokenizer
 
@@ -422,7 +422,7 @@ def test_ollama_folder(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> No
     assert (Path(found["path"]) / "run-q8_0.gguf").is_file()
     assert app.run(["export", str(run.path), "--to", "ollama"]) == 1
     assert "Modelfile: is there already" in capsys.readouterr().err
-    PRINTERS[Target.OLLAMA](found)
+    PRINTERS[ExportTarget.OLLAMA](found)
     assert "rendered alike" in capsys.readouterr().out
 
 
@@ -539,7 +539,7 @@ def test_gguf_command(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> Non
     assert app.run([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["q5_0"]["top1_agreement"] > 0.9
-    PRINTERS[Target.GGUF](found)
+    PRINTERS[ExportTarget.GGUF](found)
     assert "against base + adapter: KL mean" in capsys.readouterr().out
     kept = json.loads((run.path / gguf.RESULT).read_text())
     assert "q5_0" in kept

@@ -214,7 +214,7 @@ NOT_FOR_READERS = {
     "run/card.py": "the example of the card is code",
     "masks/generation_tags.py": "Jinja",
     "masks/byte_level_bpe.py": "a text that is tokenized",
-    "training/worker.py": "words of libraries, to be found in their errors",
+    "distributed/exit_record.py": "words of libraries, to be found in their errors",
     "model/dropout.py": "an invariant",
     "exporters/ollama_template.py": "Go templates",
     "hardware.py": "code of another process",

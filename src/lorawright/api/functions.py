@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorawright.errors import ConfigError
 from lorawright.run.events import Tell, silent
 from lorawright.types import ExportTarget, GgufType, Problem
 
@@ -181,6 +182,7 @@ def export(
     to: ExportTarget | str,
     *,
     types: Sequence[GgufType | str] = (),
+    adapter_only: bool = False,
     output: Place | None = None,
     data: Place | None = None,
     max_mean_kl: float | None = None,
@@ -193,6 +195,7 @@ def export(
         run: The run folder, or what `train` returned.
         to: `gguf`, `ollama` or `vllm`.
         types: How a GGUF file holds its weights; `f16` by default, for Ollama one, `q8_0`.
+        adapter_only: A GGUF of the adapter alone, for whoever has the base as GGUF already.
         output: The new folder; in the run folder by default.
         data: Other chats for the comparison than the run's evaluation set.
         max_mean_kl: Largest mean KL divergence in nats; by default a bound of each type.
@@ -200,23 +203,31 @@ def export(
         progress: Told of tensors and comparisons.
 
     Returns:
-        For GGUF the figures of `merge` by type; for Ollama and vLLM files, checks and commands.
+        For GGUF the figures of `merge` by type; for an adapter alone how far its updates are from
+        PEFT's; for Ollama and vLLM files, checks and commands.
 
     Raises:
         LorawrightError: As `merge`; also an architecture or a chat template that the program does
             not take.
     """
     target = ExportTarget(to)
+    if adapter_only and target is not ExportTarget.GGUF:
+        raise ConfigError(
+            f"has no use with {target}", where="adapter_only", hint="name `gguf` as the target"
+        )
     folder, config = _opened(run)
-    from lorawright.exporters import gguf, ollama, vllm
+    from lorawright.exporters import gguf, gguf_lora, ollama, vllm
 
-    if target is ExportTarget.VLLM:
+    where = None if output is None else Path(output)
+    if adapter_only:
+        found = gguf_lora.run(folder, config, where, overwrite=overwrite)
+    elif target is ExportTarget.VLLM:
         found = vllm.run(folder, config)
     else:
         usual = GgufType.Q8_0 if target is ExportTarget.OLLAMA else GgufType.F16
         options = gguf.Options(
             types=tuple(map(GgufType, types)) or (usual,),
-            output=None if output is None else Path(output),
+            output=where,
             data=None if data is None else str(data),
             max_mean_kl=max_mean_kl,
             overwrite=overwrite,

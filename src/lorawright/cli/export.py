@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lorawright.cli.options import Json, MaxKl, Output, Overwrite, ProofData, Run
 from lorawright.i18n import units
-from lorawright.types import GgufType
+from lorawright.types import ExportTarget, GgufType
 
-
-class Target(StrEnum):
-    GGUF = "gguf"
-    OLLAMA = "ollama"
-    VLLM = "vllm"
+if TYPE_CHECKING:
+    from lorawright.config.schema import Config
+    from lorawright.exporters.gguf import Options, Progress
+    from lorawright.run.folder import RunFolder
 
 
 def export(
     run: Run,
-    to: Annotated[Target, typer.Option("--to", help="For which program.")],
+    to: Annotated[ExportTarget, typer.Option("--to", help="For which program.")],
     type_: Annotated[
         list[GgufType] | None,
         typer.Option("--type", help="How a GGUF holds its weights; again for more files."),
     ] = None,
+    adapter_only: Annotated[
+        bool,
+        typer.Option("--adapter-only", help="A GGUF of the adapter alone, for the base's own."),
+    ] = False,
     output: Output = None,
     data: ProofData = None,
     max_kl: MaxKl = None,
@@ -38,13 +40,15 @@ def export(
     from lorawright.distributed.signals import quiet
     from lorawright.run.folder import open_run, read_config
 
-    types = type_ or [GgufType.Q8_0 if to is Target.OLLAMA else GgufType.F16]
+    types = type_ or [GgufType.Q8_0 if to is ExportTarget.OLLAMA else GgufType.F16]
     _refuse(to, type_)
+    if adapter_only:
+        _refuse_adapter_only(to, type_, data, max_kl)
     folder, _ = open_run(run)
     config = read_config(folder)
     quiet()
     from lorawright.cli.verdict import renew_report
-    from lorawright.exporters import gguf, ollama, vllm
+    from lorawright.exporters import gguf, vllm
 
     options = gguf.Options(
         types=tuple(types),
@@ -54,36 +58,81 @@ def export(
         overwrite=overwrite,
     )
     with TaskBar(quiet=json) as progress:
-        if to is Target.VLLM:
-            found = vllm.run(folder, config)
-            adapter = found["path"]
-        elif to is Target.OLLAMA:
-            found = ollama.run(folder, config, options, progress)
-            adapter = found["gguf"]["adapter"]
-        else:
-            found = gguf.run(folder, config, options, progress)
-            adapter = next(iter(found.values()))["adapter"]
+        found, adapter = _write(to, folder, config, options, adapter_only, progress)
     console.note_unfinished(adapter)
     renew_report(folder.path)
     if json:
         console.print_json(found)
     else:
-        PRINTERS[to](found)
-    if to is Target.VLLM:
+        (_print_adapter if adapter_only else PRINTERS[to])(found)
+    if to is ExportTarget.VLLM:
         vllm.refuse_unservable(found)
 
 
-def _refuse(to: Target, types: list[GgufType] | None) -> None:
+def _write(
+    to: ExportTarget,
+    folder: RunFolder,
+    config: Config,
+    options: Options,
+    adapter_only: bool,
+    progress: Progress,
+) -> tuple[dict[str, Any], str]:
+    """The verb's result, and where the exported adapter lies."""
+    from lorawright.exporters import gguf, gguf_lora, ollama, vllm
+
+    if adapter_only:
+        found = gguf_lora.run(folder, config, options.output, overwrite=options.overwrite)
+        return found, found["adapter"]
+    if to is ExportTarget.VLLM:
+        found = vllm.run(folder, config)
+        return found, found["path"]
+    if to is ExportTarget.OLLAMA:
+        found = ollama.run(folder, config, options, progress)
+        return found, found["gguf"]["adapter"]
+    found = gguf.run(folder, config, options, progress)
+    return found, next(iter(found.values()))["adapter"]
+
+
+def _refuse(to: ExportTarget, types: list[GgufType] | None) -> None:
     from lorawright.errors import ConfigError
 
-    if to is Target.VLLM and types:
+    if to is ExportTarget.VLLM and types:
         raise ConfigError(
             "a type of GGUF has no use with vLLM", where="--type", hint="leave --type out"
         )
-    if to is Target.OLLAMA and types and len(types) > 1:
+    if to is ExportTarget.OLLAMA and types and len(types) > 1:
         raise ConfigError(
             "one Modelfile names one file", where="--type", hint="export once for each type"
         )
+
+
+def _refuse_adapter_only(
+    to: ExportTarget, types: list[GgufType] | None, data: str | None, max_kl: float | None
+) -> None:
+    from lorawright.errors import ConfigError
+
+    given = {"--type": types, "--data": data, "--max-kl": max_kl}
+    useless = next((option for option, value in given.items() if value is not None), None)
+    if to is not ExportTarget.GGUF:
+        raise ConfigError(
+            f"has no use with --to {to}", where="--adapter-only", hint="write --to gguf"
+        )
+    if useless is not None:
+        raise ConfigError(
+            "has no use with --adapter-only: the adapter stays float32, and no model is run",
+            where=useless,
+            hint=f"leave {useless} out",
+        )
+
+
+def _print_adapter(found: dict[str, Any]) -> None:
+    from lorawright.cli import console
+
+    console.out().print(
+        f"adapter: {found['path']}, {units.size(found['num_bytes'])}\n"
+        f"  rank {found['rank']}, alpha {found['alpha']:g}; against PEFT's updates: at most "
+        f"{found['max_error']:.1g} of the largest value"
+    )
 
 
 def _print_gguf(found: dict[str, Any]) -> None:
@@ -133,7 +182,7 @@ def _print_vllm(found: dict[str, Any]) -> None:
 
 
 PRINTERS = {
-    Target.GGUF: _print_gguf,
-    Target.OLLAMA: _print_ollama,
-    Target.VLLM: _print_vllm,
+    ExportTarget.GGUF: _print_gguf,
+    ExportTarget.OLLAMA: _print_ollama,
+    ExportTarget.VLLM: _print_vllm,
 }

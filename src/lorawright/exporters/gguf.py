@@ -1,7 +1,8 @@
 """A run and file types → GGUF files for llama.cpp and what is built on it, each proven twice.
 
-Read back with the `gguf` package: the bytes of every tensor, tokens, merges, template, end token.
-Loaded by Transformers: the tokenizer's ids, and the logits against base + adapter.
+Read back with the `gguf` package: the bytes of every tensor, tokens, merges, template, end token,
+and the ids that llama.cpp's rule of that name makes of them. Loaded by Transformers: the logits
+against base + adapter.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from lorawright import masks
 from lorawright.config.schema import Config
@@ -45,7 +46,7 @@ class Options:
         types: One file each.
         output: Their folder; `gguf` in the run folder by default.
         data: Other chats for the proof than the run's evaluation set.
-        max_mean_kl: The bound; by default by type.
+        max_mean_kl: The bound; by default by type and dtype.
         overwrite: Replace files that are there.
     """
 
@@ -100,14 +101,21 @@ def make(
         reference = proof.predict_tuned(parts, rows, quantized=False)
         task = _Task(parts, tokenizer, rows, reference, name, progress)
         for kind, path in paths.items():
-            usual = proof.MOST_MEAN_KL_GGUF[kind]
-            bound = usual if options.max_mean_kl is None else options.max_mean_kl
+            bound = (
+                _usual_bound(kind, parts) if options.max_mean_kl is None else options.max_mean_kl
+            )
             with failures.unwritable(output):
                 output.mkdir(parents=True, exist_ok=True)
                 found[str(kind)] = task.make(layouts[kind], path, bound)
             written = {**(folder.read_json(RESULT) or {}), **found}
             failures.write_result(folder, RESULT, written)
     return found
+
+
+def _usual_bound(kind: GgufType, parts: Parts) -> float:
+    """What the type's rounding explains, or that of the dtype in which both are computed."""
+    dtype = TORCH_DTYPE[parts.files.settings.dtype]
+    return max(proof.MOST_MEAN_KL_GGUF[kind], proof.MOST_MEAN_KL[dtype])
 
 
 def _refuse_all_taken(paths: Iterable[Path], folder: RunFolder, options: Options) -> None:
@@ -145,7 +153,7 @@ def note_written(path: Path) -> None:
     owned.mark(path.parent, replace(marker, files=tuple({*marker.files, path.name})))
 
 
-def _strike_off(path: Path) -> None:
+def strike_off(path: Path) -> None:
     """Takes a file that is gone off the list again; a list of nothing goes too."""
     marker = owned.read(path.parent)
     if marker is None:
@@ -191,7 +199,7 @@ class _Task:
             work.replace(path)
         finally:
             work.unlink(missing_ok=True)
-            _strike_off(work)
+            strike_off(work)
         return {
             "path": str(path),
             "adapter": str(self.parts.files.adapter),
@@ -212,12 +220,12 @@ class _Task:
         return proof.predict(model.to(self.parts.files.device.value).eval(), self.rows)
 
     def _verify_tokenizer(self, path: Path) -> None:
-        """The file's tokenizer gives the ids of the model's own."""
-        found = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        """The file's tokenizer, as llama.cpp reads it, gives the ids of the model's own."""
+        found = gguf_tokenizer.open_file(path)
         ours = masks.load(self.parts.files.base, self.parts.files.settings.name)
         texts = [ours.decode(row) for row in self.rows]
         for text, ids in zip(texts, ours.encode(texts), strict=True):
-            if found(text, add_special_tokens=False)["input_ids"] != ids:
+            if found.encode(text, add_special_tokens=False).ids != ids:
                 raise ModelError(
                     f"its tokenizer reads {text[:40]!r} as other ids than the model's",
                     where=str(path),

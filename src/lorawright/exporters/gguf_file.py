@@ -81,7 +81,7 @@ def lay_out(weights: MergedWeights, config: Any, wanted: GgufType, where: str) -
     Raises:
         ModelError: An architecture or a setting that this does not convert.
     """
-    architecture = _architecture(config, where)
+    architecture = find_architecture(config, where)
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     entries: list[Entry] = []
     for source in weights.names:
@@ -99,7 +99,12 @@ def lay_out(weights: MergedWeights, config: Any, wanted: GgufType, where: str) -
     return Layout(architecture, wanted, tuple(entries), config)
 
 
-def _architecture(config: Any, where: str) -> gguf.MODEL_ARCH:
+def find_architecture(config: Any, where: str) -> gguf.MODEL_ARCH:
+    """llama.cpp's name of a model's architecture.
+
+    Raises:
+        ModelError: This does not convert it.
+    """
     found = ARCHITECTURES.get(config.model_type)
     rope = config.rope_parameters or {}
     windowed = getattr(config, "use_sliding_window", False)
@@ -182,11 +187,7 @@ def write(
 
 
 def _convert(entry: Entry, tensor: torch.Tensor, config: Any) -> npt.NDArray[np.uint8]:
-    values = tensor.float().numpy()
-    if config.model_type == "llama" and ".attn_q." in entry.name:
-        values = _permute(values, config.num_attention_heads)
-    if config.model_type == "llama" and ".attn_k." in entry.name:
-        values = _permute(values, config.num_key_value_heads)
+    values = permute_heads(entry.name, tensor.float().numpy(), config)
     with np.errstate(over="ignore"):
         data = gguf.quantize(np.ascontiguousarray(values), entry.type)
     if not np.isfinite(
@@ -197,6 +198,17 @@ def _convert(entry: Entry, tensor: torch.Tensor, config: Any) -> npt.NDArray[np.
         )
     found: npt.NDArray[np.uint8] = data.view(np.uint8).reshape(entry.byte_shape)
     return found
+
+
+def permute_heads(
+    name: str, values: npt.NDArray[np.float32], config: Any
+) -> npt.NDArray[np.float32]:
+    """Rows of Llama's queries and keys in the order that llama.cpp wants; others as they are."""
+    if config.model_type == "llama" and ".attn_q." in name:
+        return _permute(values, config.num_attention_heads)
+    if config.model_type == "llama" and ".attn_k." in name:
+        return _permute(values, config.num_key_value_heads)
+    return values
 
 
 def _permute(values: npt.NDArray[np.float32], num_heads: int) -> npt.NDArray[np.float32]:

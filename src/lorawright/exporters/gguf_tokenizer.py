@@ -9,22 +9,48 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gguf
 from gguf import GGUFWriter, TokenType
+from tokenizers import AddedToken, Regex, Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
 from lorawright import masks
 from lorawright.errors import ModelError
 from lorawright.exporters.gguf_file import CONVERTER_HINT
 
-# The regular expression that tells one splitting rule from another → llama.cpp's name for it
-# (llama-vocab.cpp, unicode_regex of each `tokenizer.ggml.pre`).
-RULES = {
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+": "qwen2",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+": "llama-bpe",
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LLAMA3 = QWEN2.replace(r"\p{N}|", r"\p{N}{1,3}|")
+DIGIT = r"\p{N}"
+
+
+class Rule(NamedTuple):
+    """How a tokenizer cuts text into words and joins a word.
+
+    Attributes:
+        patterns: Regular expressions, each applied to the pieces of the one before.
+        whole_words: A word that is a token is taken as it is, without merges.
+    """
+
+    patterns: tuple[str, ...]
+    whole_words: bool = False
+
+
+# llama.cpp's name of each rule (`tokenizer.ggml.pre`) and what it does by that name:
+# https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp
+# `tools/llama_cpp_check.py` compares each with llama.cpp itself.
+RULES = {
+    "gpt-2": Rule((GPT2,)),
+    "smollm": Rule((DIGIT, GPT2)),
+    "qwen2": Rule((QWEN2,)),
+    "dbrx": Rule((LLAMA3,)),
+    "llama-bpe": Rule((LLAMA3,), whole_words=True),
 }
 
 
@@ -101,18 +127,70 @@ def read(base: Path, name: str, vocab_size: int) -> GgufTokenizer:
 
 def _rule(content: dict[str, Any], name: str) -> str:
     """llama.cpp's name of the rule that cuts text into words."""
+    model = content["model"]
     splitter = content.get("pre_tokenizer") or {}
     parts = splitter.get("pretokenizers", [splitter])
-    patterns = [part["pattern"].get("Regex") for part in parts if part.get("type") == "Split"]
-    rule = RULES.get(patterns[0]) if len(patterns) == 1 else None
-    if content["model"].get("type") != "BPE" or rule is None:
+    found = Rule(
+        tuple(pattern for part in parts for pattern in _patterns(part)),
+        bool(model.get("ignore_merges")),
+    )
+    names = [rule for rule, known in RULES.items() if known == found]
+    bytewise = [part for part in parts if part.get("type") == "ByteLevel"]
+    if (
+        not names
+        or model.get("type") != "BPE"
+        or not bytewise
+        or any(part.get("add_prefix_space") for part in bytewise)
+    ):
         raise ModelError(
-            "its tokenizer is not one that this converts: byte-level BPE, split as by Qwen2 or "
-            "Llama 3",
+            "its tokenizer is not one that this converts: byte-level BPE, split as by "
+            f"{', '.join(RULES)}",
             where=name,
             hint=CONVERTER_HINT,
         )
-    return rule
+    return names[0]
+
+
+def _patterns(part: dict[str, Any]) -> list[str]:
+    """The expressions of one part of a pre-tokenizer; an empty one that no rule has if unknown."""
+    match part:
+        case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}:
+            return [pattern]
+        case {"type": "Digits", "individual_digits": True}:
+            return [DIGIT]
+        case {"type": "ByteLevel"}:
+            return [GPT2] if part.get("use_regex", True) else []
+    return [""]
+
+
+def open_file(path: Path) -> Tokenizer:
+    """The tokenizer that llama.cpp makes of a GGUF file, from nothing but its metadata.
+
+    It has no normalizer, since llama.cpp applies none.
+    """
+    reader = gguf.GGUFReader(path)
+    found = {
+        key: field.contents()
+        for key, field in reader.fields.items()
+        if key.startswith("tokenizer.ggml.")
+    }
+    rule = RULES[found["tokenizer.ggml.pre"]]
+    tokens = found["tokenizer.ggml.tokens"]
+    merges = [tuple(merge.split(" ")) for merge in found["tokenizer.ggml.merges"]]
+    vocabulary = {text: token_id for token_id, text in enumerate(tokens)}
+    tokenizer = Tokenizer(BPE(vocabulary, merges, ignore_merges=rule.whole_words))
+    tokenizer.pre_tokenizer = Sequence(
+        [Split(Regex(pattern), "isolated") for pattern in rule.patterns]
+        + [ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    kinds = found["tokenizer.ggml.token_type"]
+    for kind, add in (
+        (TokenType.CONTROL, tokenizer.add_special_tokens),
+        (TokenType.USER_DEFINED, tokenizer.add_tokens),
+    ):
+        texts = [text for text, its_kind in zip(tokens, kinds, strict=True) if its_kind == kind]
+        add([AddedToken(text, normalized=False) for text in texts])
+    return tokenizer
 
 
 def _tokens(

@@ -19,7 +19,8 @@ LOCK = "lock.json"
 FILES = (
     MARKER, "config.yaml", "environment.json", "certificate.json", "data.json", "rejected.jsonl",
     "metrics.jsonl", "plan.json", "rows.json", "result.json", "report.html", "evaluation.json",
-    "merge.json", "export-gguf.json", "export-ollama.json", "export-vllm.json",
+    "merge.json", "export-gguf.json", "export-gguf-lora.json",
+    "export-ollama.json", "export-vllm.json",
 )  # fmt: skip
 MODEL_FOLDERS = tuple(
     name + rest for name in ("adapter", "merged") for rest in ("", TEMPORARY, ASIDE)
