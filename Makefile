@@ -1,8 +1,9 @@
 # make quickstart: a venv with the tested versions, then the main job on the model inside the package
-# make test: the default test suite, offline, a worker a core
+# make test: the default test suite, offline; a worker a core and one more, as many tests wait
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+WORKERS ?= $(shell echo $$(( $$(nproc 2>/dev/null || echo 2) + 1 )))
 
 .PHONY: quickstart test lint reference catalogue clean
 
@@ -16,7 +17,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/lorawright quickstart
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -135,6 +135,25 @@ def test_every_module_and_public_class_has_a_docstring(path: Path) -> None:
             assert ast.get_docstring(node) or "StrEnum" in bases, node.name
 
 
+def test_enums_document_each_member() -> None:
+    """Beside the member, below it, or by name in the docstring of the class."""
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        lines = text.splitlines()
+        for node in ast.parse(text).body:
+            if not isinstance(node, ast.ClassDef) or "Enum" not in ast.unparse(node):
+                continue
+            if not any(ast.unparse(base).endswith("Enum") for base in node.bases):
+                continue
+            told = ast.get_docstring(node) or ""
+            assert told, node.name
+            for member, below in zip(node.body, [*node.body[1:], None], strict=True):
+                if isinstance(member, ast.Assign):
+                    name = ast.unparse(member.targets[0])
+                    beside = "#" in lines[member.lineno - 1] or f"{name}:" in told
+                    assert beside or isinstance(below, ast.Expr), f"{node.name}.{name}"
+
+
 @pytest.mark.parametrize(
     "code",
     [

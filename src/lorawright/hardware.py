@@ -25,9 +25,11 @@ from lorawright import hardware
 
 
 class Device(StrEnum):
-    CUDA = "cuda"
-    MPS = "mps"
-    CPU = "cpu"
+    """Where a model is computed."""
+
+    CUDA = "cuda"  # an NVIDIA or AMD GPU, as torch calls both
+    MPS = "mps"  # Apple's GPU
+    CPU = "cpu"  # the processor
 
 
 @dataclass(frozen=True, slots=True)

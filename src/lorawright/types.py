@@ -11,41 +11,41 @@ from typing import Any
 class Role(StrEnum):
     """Who speaks in a message."""
 
-    SYSTEM = "system"
-    USER = "user"
-    ASSISTANT = "assistant"
-    TOOL = "tool"
+    SYSTEM = "system"  # instructions
+    USER = "user"  # questions
+    ASSISTANT = "assistant"  # answers and tool calls: what is trained
+    TOOL = "tool"  # results of tool calls
 
 
 class Split(StrEnum):
     """Which set a chat belongs to."""
 
-    TRAIN = "train"
-    EVAL = "eval"
+    TRAIN = "train"  # trained on
+    EVAL = "eval"  # measured only
 
 
 class Severity(StrEnum):
     """What a problem does to the run: stops it, removes the row, or is only reported."""
 
-    ERROR = "error"
-    DROPPED = "dropped"
-    WARNING = "warning"
+    ERROR = "error"  # the run does not start
+    DROPPED = "dropped"  # the row is left out
+    WARNING = "warning"  # said, and trained
 
 
 class Kind(StrEnum):
     """What is wrong; policies are chosen by it."""
 
-    CONFIG = "config"
+    CONFIG = "config"  # a key of the config
     FILE = "file"  # missing, empty, not UTF-8, unreadable
     SYNTAX = "syntax"  # a line that is not JSON
     SHAPE = "shape"  # a value of the wrong type, a missing key, an unknown role
     ORDER = "order"  # roles in an order that no chat has
-    EMPTY_ANSWER = "empty_answer"
+    EMPTY_ANSWER = "empty_answer"  # an answer without text or call
     UNTRAINED = "untrained"  # no trained token in the row
-    DUPLICATE = "duplicate"
+    DUPLICATE = "duplicate"  # a chat that is there already
     LEAKED = "leaked"  # a training row that is in the evaluation set too
-    OVERLONG = "overlong"
-    FORGED = "forged_special_token"
+    OVERLONG = "overlong"  # longer than `data.max_length`
+    FORGED = "forged_special_token"  # text that spells a control token
     TEMPLATE = "template"  # the chat template cannot render the row
     SWALLOWED = "swallowed"  # the chat template drops something that the row says
     MASK = "mask"  # the derivations of the mask disagree
@@ -60,22 +60,22 @@ DATA_EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".arrow")
 class GgufType(StrEnum):
     """How weights are held; what the `gguf` package writes."""
 
-    F32 = "f32"
-    F16 = "f16"
-    BF16 = "bf16"
-    Q8_0 = "q8_0"
-    Q5_1 = "q5_1"
-    Q5_0 = "q5_0"
-    Q4_1 = "q4_1"
-    Q4_0 = "q4_0"
+    F32 = "f32"  # float32
+    F16 = "f16"  # float16
+    BF16 = "bf16"  # bfloat16
+    Q8_0 = "q8_0"  # 8 bits in blocks of 32, a scale each
+    Q5_1 = "q5_1"  # 5 bits, scale and minimum
+    Q5_0 = "q5_0"  # 5 bits, a scale
+    Q4_1 = "q4_1"  # 4 bits, scale and minimum
+    Q4_0 = "q4_0"  # 4 bits, a scale
 
 
 class ExportTarget(StrEnum):
     """The program that loads what `export` writes."""
 
-    GGUF = "gguf"
-    OLLAMA = "ollama"
-    VLLM = "vllm"
+    GGUF = "gguf"  # llama.cpp and what stands on it
+    OLLAMA = "ollama"  # a GGUF with a Modelfile
+    VLLM = "vllm"  # checks and commands
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,11 +209,11 @@ def test_data_inside_the_run_moves_with_it(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_an_older_run_still_opens(own_run: Path) -> None:
-    """0.1.0 wrote paths as they were given, relative to the folder of then."""
+    """0.1.0 wrote paths as they were given, relative to the folder of then, and `compile`."""
     path = own_run / "config.yaml"
     lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
     text = "\n".join(lines).replace("output: .", "output: runs/a")
-    path.write_text(text.replace("  trl: {}", "  trl: {neftune_noise_alpha: 5.0}"))
+    path.write_text(text.replace("  trl: {}", "  trl: {neftune_noise_alpha: 5.0}\n  compile: auto"))
     config = read_config(RunFolder(own_run))
     assert config.training.output == "runs/a" and config.training.trl
     assert load_leniently(path).problems  # but it is not trained on that way

@@ -130,3 +130,11 @@ def test_dumped_config_loads_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", list(list_recipes()), ids=lambda recipe: recipe.name)
 def test_recipes_parse(tmp_path: Path, recipe) -> None:  # type: ignore[no-untyped-def]
     assert recipe.summary and load(write(tmp_path, recipe.text)).problems == ()
+
+
+def test_a_key_that_is_gone_is_refused_with_a_hint(tmp_path: Path) -> None:
+    """In a config; an old run's own is read as ever."""
+    path = tmp_path / "c.yaml"
+    path.write_text("model: {name: tiny}\ntraining: {compile: true}\n")
+    (problem,) = load_leniently(path).problems
+    assert "unknown key `training.compile`" in problem.message and "not needed" in problem.hint

@@ -30,75 +30,87 @@ Place = Annotated[str, Field(min_length=1, max_length=2048), AfterValidator(valu
 
 
 class Dtype(StrEnum):
-    AUTO = "auto"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-    FLOAT32 = "float32"
+    """Number format of the base model's weights and of its computation."""
+
+    AUTO = "auto"  # bfloat16 if the hardware computes in it, else float16 on a GPU, float32
+    BFLOAT16 = "bfloat16"  # 8 bits of exponent, 7 of mantissa
+    FLOAT16 = "float16"  # 5 and 10; trained with a loss scaler
+    FLOAT32 = "float32"  # 8 and 23
 
 
 class Quantization(StrEnum):
-    NONE = "none"
-    NF4 = "nf4"
-    INT8 = "int8"
+    """How the frozen base is held in memory (QLoRA, through bitsandbytes)."""
+
+    NONE = "none"  # in its dtype
+    NF4 = "nf4"  # 4 bits a weight, NormalFloat, double quantization
+    INT8 = "int8"  # 8 bits a weight, LLM.int8
 
 
 class Format(StrEnum):
-    AUTO = "auto"
-    MESSAGES = "messages"
-    PROMPT_COMPLETION = "prompt_completion"
-    ALPACA = "alpaca"
-    SHAREGPT = "sharegpt"
+    """How a row of data spells a chat."""
+
+    AUTO = "auto"  # recognized by its keys
+    MESSAGES = "messages"  # `messages` with `role` and `content`
+    PROMPT_COMPLETION = "prompt_completion"  # `prompt` and `completion`, texts or lists of messages
+    ALPACA = "alpaca"  # `instruction`, `input`, `output`, also `system` and `history`
+    SHAREGPT = "sharegpt"  # `conversations` with `from` and `value`
 
 
 class TrainOn(StrEnum):
-    ASSISTANT = "assistant"
-    LAST_ASSISTANT = "last_assistant"
-    ALL = "all"
+    """Which tokens of a chat are trained."""
+
+    ASSISTANT = "assistant"  # every answer, through the token that ends it
+    LAST_ASSISTANT = "last_assistant"  # the last answer only
+    ALL = "all"  # everything but messages with `train: false`
 
 
 class RowPolicy(StrEnum):
     """What happens to a row with this problem: stop, leave it out, or keep it and say so."""
 
-    ERROR = "error"
-    DROP = "drop"
-    KEEP = "keep"
+    ERROR = "error"  # the run does not start
+    DROP = "drop"  # left out and counted
+    KEEP = "keep"  # trained, with a warning
 
 
 class StrictPolicy(StrEnum):
     """For problems that no row can be kept with."""
 
-    ERROR = "error"
-    DROP = "drop"
+    ERROR = "error"  # the run does not start
+    DROP = "drop"  # left out and counted
 
 
 class OverlongPolicy(StrEnum):
-    ERROR = "error"
-    DROP = "drop"
-    CUT = "cut"
+    """What becomes of a chat longer than `max_length`."""
+
+    ERROR = "error"  # the run does not start
+    DROP = "drop"  # left out and counted
+    CUT = "cut"  # cut behind the last answer that fits whole
 
 
 class SpecialTokensPolicy(StrEnum):
-    ERROR = "error"
-    ESCAPE = "escape"
+    """What becomes of a text that spells a control token."""
+
+    ERROR = "error"  # the run does not start
+    ESCAPE = "escape"  # tokenized as plain text
 
 
 class SwallowedPolicy(StrEnum):
     """What happens to a row of which the chat template drops something."""
 
-    ERROR = "error"
-    WARN = "warn"
+    ERROR = "error"  # the run does not start
+    WARN = "warn"  # trained without it
 
 
 class Strategy(StrEnum):
     """How processes divide the work."""
 
-    AUTO = "auto"
-    NONE = "none"
-    DDP = "ddp"
-    ZERO1 = "zero1"
-    ZERO2 = "zero2"
-    ZERO3 = "zero3"
-    FSDP2 = "fsdp2"
+    AUTO = "auto"  # by the number of processes and the estimate of memory
+    NONE = "none"  # one process
+    DDP = "ddp"  # the whole model in each; gradients are averaged
+    ZERO1 = "zero1"  # DeepSpeed: optimizer states divided
+    ZERO2 = "zero2"  # and gradients
+    ZERO3 = "zero3"  # and weights
+    FSDP2 = "fsdp2"  # PyTorch: weights, gradients and states divided
 
 
 class ModelSettings(Section):
@@ -295,13 +307,6 @@ class TrainingSettings(Section):
         "auto",
         description=(
             "Recompute activations to save memory; `auto`: when the estimate says memory needs it"
-        ),
-    )
-    compile: bool | Auto = Field(
-        "auto",
-        description=(
-            "Compile the model's norms (torch.compile); `auto`: where the planned run is long "
-            "enough to pay for the compiler"
         ),
     )
     logging_steps: NumSteps = Field(1, description="Steps between lines of metrics.jsonl")

@@ -14,9 +14,11 @@ from lorawright.config.schema import Config
 
 
 class Scheduler(StrEnum):
-    SLURM = "slurm"
-    SKYPILOT = "skypilot"
-    TORCHRUN = "torchrun"
+    """What starts a run on several machines."""
+
+    SLURM = "slurm"  # `sbatch`
+    SKYPILOT = "skypilot"  # `sky launch`
+    TORCHRUN = "torchrun"  # `torchrun` by hand on each machine
 
 
 def write(

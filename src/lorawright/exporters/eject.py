@@ -40,8 +40,8 @@ TEMPLATE = "chat_template.jinja"
 class Form(StrEnum):
     """How the data is written."""
 
-    CHATS = "chats"
-    IDS = "ids"
+    CHATS = "chats"  # messages, encoded by the script
+    IDS = "ids"  # token ids and labels
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,9 +31,9 @@ HINT = "use the GGUF with a program that reads its own template: llama.cpp's ser
 class Match(StrEnum):
     """How two renders compare."""
 
-    EQUAL = "equal"
+    EQUAL = "equal"  # character by character
     JSON = "json"  # equal when JSON is written in one way: order of keys, blanks, escapes
-    OTHER = "other"
+    OTHER = "other"  # neither
 
 
 @dataclass(frozen=True, slots=True)

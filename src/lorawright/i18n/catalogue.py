@@ -37,8 +37,8 @@ COMMENT = re.compile(r"^((?:.*?\s)?#\s+)(.*)$")
 class Language(StrEnum):
     """A language that has a catalogue; English needs none."""
 
-    ENGLISH = "en"
-    CHINESE = "zh"
+    ENGLISH = "en"  # the language of the source
+    CHINESE = "zh"  # simplified
 
 
 LANGUAGES = tuple(str(language) for language in Language)

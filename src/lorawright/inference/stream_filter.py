@@ -13,9 +13,9 @@ from lorawright.inference.tool_calls import OPENING, Call, read_calls
 class Finish(StrEnum):
     """Why an answer ended, in OpenAI's words."""
 
-    STOP = "stop"
-    LENGTH = "length"
-    TOOL_CALLS = "tool_calls"
+    STOP = "stop"  # a token or text that ends answers
+    LENGTH = "length"  # a limit
+    TOOL_CALLS = "tool_calls"  # the answer calls tools
 
 
 @dataclass(frozen=True, slots=True)

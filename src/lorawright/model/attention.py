@@ -45,7 +45,7 @@ FLOAT32_TOKENS = 400
 class Prefixes(StrEnum):
     """What the attention does with keys and values that several passes of a step share."""
 
-    NONE = "none"
+    NONE = "none"  # no prefix is shared with another pass
     COLLECT = "collect"  # keep this pass's
     USE = "use"  # put the kept ones before this pass's, and collect their gradient
     INJECT = "inject"  # give the collected gradient to this pass's

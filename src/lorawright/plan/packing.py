@@ -27,9 +27,9 @@ MIN_SAVED_TOKENS = 256
 class PassKind(StrEnum):
     """What a pass does besides its own trained tokens."""
 
-    PLAIN = "plain"
-    COLLECT = "collect"
-    INJECT = "inject"
+    PLAIN = "plain"  # nothing
+    COLLECT = "collect"  # keeps keys and values of a prefix, forward only
+    INJECT = "inject"  # gives a prefix the gradient that other passes have left
 
 
 @dataclass(frozen=True, slots=True)

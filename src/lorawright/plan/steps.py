@@ -35,7 +35,7 @@ GROUP_LEVELS = (16, 64, 256, 1024, 4096)
 class Order(StrEnum):
     """How an epoch's chats are ordered."""
 
-    SHUFFLED = "shuffled"
+    SHUFFLED = "shuffled"  # at random, by the seed
     GROUPED = "grouped"  # chats that begin alike in the same steps
 
 

@@ -17,10 +17,10 @@ ALL_STOP = 0.95  # share of answers that end by themselves, below which a word i
 class Tone(StrEnum):
     """How a sentence is meant; the page colours it."""
 
-    GOOD = "good"
-    WARN = "warn"
-    BAD = "bad"
-    PLAIN = "plain"
+    GOOD = "good"  # better than before
+    WARN = "warn"  # to be looked at
+    BAD = "bad"  # worse, or failed
+    PLAIN = "plain"  # a fact
 
 
 @dataclass(frozen=True, slots=True)

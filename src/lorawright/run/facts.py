@@ -28,7 +28,7 @@ MOST_REJECTED = 200  # listed; all are counted
 class State(StrEnum):
     """How far a run has come."""
 
-    FINISHED = "finished"
+    FINISHED = "finished"  # all steps are done
     STOPPED = "stopped"  # a complete checkpoint to go on from
     UNFINISHED = "unfinished"  # nothing to go on from
 

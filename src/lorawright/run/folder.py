@@ -21,7 +21,7 @@ import orjson
 import yaml
 from pydantic import ValidationError
 
-from lorawright.config import paths
+from lorawright.config import other_tools, paths
 from lorawright.config.schema import Config
 from lorawright.errors import ModelError, RunFolderError
 from lorawright.hardware import Hardware
@@ -356,8 +356,12 @@ def read_config(folder: RunFolder) -> Config:
     Raises:
         RunFolderError: It was edited, or written by another version.
     """
+    values = _read_yaml(folder.config)
+    for section, key in other_tools.GONE:
+        if isinstance(values, dict) and isinstance(values.get(section), dict):
+            values[section].pop(key, None)
     try:
-        found = Config.model_validate(_read_yaml(folder.config))
+        found = Config.model_validate(values)
     except ValidationError as error:
         raise _no_config(folder.config, str(error)) from None
     # runs of 0.1.0 have paths of the folder that `train` was started in

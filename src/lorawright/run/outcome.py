@@ -28,9 +28,9 @@ CHRF_POINTS = 1.0  # answers nearer to each other than this are as good as each 
 class Change(StrEnum):
     """What can be said of two figures."""
 
-    BETTER = "better"
-    WORSE = "worse"
-    UNCLEAR = "unclear"
+    BETTER = "better"  # by more than the margin
+    WORSE = "worse"  # by more than the margin
+    UNCLEAR = "unclear"  # within it
 
 
 @dataclass(frozen=True, slots=True)

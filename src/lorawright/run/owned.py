@@ -40,11 +40,11 @@ MODEL_FILE = re.compile(
 class Kind(StrEnum):
     """What a folder of ours is."""
 
-    RUN = "run"
-    ADAPTER = "adapter"
-    MODEL = "merged model"
-    EXPORT = "export"
-    SCRIPT = "script"
+    RUN = "run"  # a run folder
+    ADAPTER = "adapter"  # its adapter
+    MODEL = "merged model"  # a merged model
+    EXPORT = "export"  # files for another program
+    SCRIPT = "script"  # what `eject` writes
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,10 @@ NUM_NAMED = 8  # files that are not ours, in the note about them
 class Start(StrEnum):
     """How a run begins."""
 
-    NEW = "new"
-    OVERWRITE = "overwrite"
-    RESUME = "resume"
-    RESUME_ANYWAY = "resume_anyway"
+    NEW = "new"  # refuses a folder that holds a run
+    OVERWRITE = "overwrite"  # removes the run that is there
+    RESUME = "resume"  # from the newest complete checkpoint, if it is of this run
+    RESUME_ANYWAY = "resume_anyway"  # the same, although settings differ
 
     @property
     def resumes(self) -> bool:
