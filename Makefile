@@ -1,9 +1,8 @@
 # make quickstart: a venv with the tested versions, then the main job on the model inside the package
-# make test: the default test suite, offline; a worker a core and one more, as many tests wait
+# make test: the default test suite, offline; a worker a core, a file a worker: its fixtures are made once
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-WORKERS ?= $(shell echo $$(( $$(nproc 2>/dev/null || echo 2) + 1 )))
 
 .PHONY: quickstart test lint reference catalogue clean
 
@@ -17,7 +16,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/lorawright quickstart
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
