@@ -16,7 +16,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/lorawright quickstart
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
