@@ -40,7 +40,7 @@ def main():
     exec(sys.argv[1 + rank], globals())
 record(main, error_handler=exit_record.ErrorFile(rank))()
 """
-TRAINS = "beat = begin(); beat('step 1: forward'); beat(heartbeat.DONE)"
+TRAINS = "beat = begin(); beat('step 1: forward'); beat.end()"
 WAITS = (
     "import faulthandler; faulthandler.register(signal.SIGUSR1); beat = begin(); "
     "beat('step 1: forward'); beat('step 1: backward'); time.sleep(60)"
@@ -88,6 +88,15 @@ def _nobody_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
 def test_ends_and_events_come_through(tmp_path: Path) -> None:
     sends = "event_file.sender(folder)(Noted('hello')); " + TRAINS
     assert run(tmp_path, sends, TRAINS) == [Noted("hello")]
+
+
+def test_a_stop_is_what_ranks_say_of_it(tmp_path: Path) -> None:
+    """A signal that comes when all steps are done has stopped nothing."""
+    late = Stop(number=15)
+    ready = "beat = begin(); time.sleep(0.5); beat.end({})"
+    silent = [].append
+    assert ranks.run(launch(tmp_path, ready.format(15), ready.format(15)), late, silent) == 15
+    assert ranks.run(launch(tmp_path, ready.format(""), ready.format("")), late, silent) is None
 
 
 def test_what_ranks_print_is_in_their_logs(tmp_path: Path) -> None:
@@ -240,7 +249,7 @@ def test_a_signal_before_ranks_listen_ends_the_run(tmp_path: Path) -> None:
     """They are ended by it, and that is no error: somebody asked to stop."""
     stop = Stop(number=15)
     deaf = "heartbeat.Heartbeat(folder, rank, None)('starting'); time.sleep(60)"
-    run(tmp_path, deaf, deaf, stop=stop)
+    assert ranks.run(launch(tmp_path, deaf, deaf), stop, [].append) == 15
 
 
 def test_processes_that_never_begin_are_an_error(tmp_path: Path) -> None:

@@ -164,7 +164,6 @@ def chats(num_chats: int, file: str = "a.jsonl") -> list[Conversation]:
 
 
 def encoder(monkeypatch: pytest.MonkeyPatch, num_plain: int) -> masks.Encoder:
-    monkeypatch.setattr(id_reader, "NUM_PLAIN", num_plain)
     monkeypatch.setattr("lorawright.masks.encode.BATCH", 4)
     found = masks.Encoder(TOKENIZER, DataSettings())
     found._reader = id_reader.IdReader(TOKENIZER, num_plain)

@@ -47,7 +47,7 @@ def _run(code: str, arguments: Sequence[str], cwd: str, environment: dict[str, s
         exec(compile(code, "<forked>", "exec"), {"__name__": "__main__"})
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
+    except BaseException:  # a forked process has no caller: told as Python does, then an exit code
         traceback.print_exc()
         status = 1
     sys.stdout.flush()

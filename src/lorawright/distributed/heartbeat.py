@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import orjson
@@ -25,7 +25,6 @@ from lorawright.run import lock
 
 FOLDER, LAUNCHER = "LORAWRIGHT_CONTROL", "LORAWRIGHT_LAUNCHER_PID"
 """Variables of a process that a launcher watches: where they talk, whom it follows."""
-DONE = "done"  # what a rank does that has ended without an error
 ALIVE_SECONDS = 1.0  # between two signs of life
 BEAT_BYTES = 256
 
@@ -41,6 +40,8 @@ class Beat:
         count: Grows with every sign of progress; equal work has equal counts on all ranks.
         progress_time: Of the last progress, by the machine's monotonic clock.
         alive_time: Of the last sign of life, by the same clock.
+        has_ended: Whether it is done, without an error.
+        stopped_by: The signal that ended the run before its last step, after a checkpoint.
     """
 
     rank: int
@@ -49,6 +50,8 @@ class Beat:
     count: int
     progress_time: float
     alive_time: float
+    has_ended: bool = False
+    stopped_by: int | None = None
 
 
 class Heartbeat:
@@ -77,14 +80,19 @@ class Heartbeat:
             self._beat = Beat(before.rank, before.pid, doing, before.count + 1, now, now)
             self._write()
 
+    def end(self, stopped_by: int | None = None) -> None:
+        """Notes that all went well; `stopped_by`: see `Beat`."""
+        with self._lock:
+            self._beat = replace(self._beat, has_ended=True, stopped_by=stopped_by)
+            self._write()
+
     def _live(self) -> None:
         while True:
             time.sleep(ALIVE_SECONDS)
             if self._launcher_pid is not None and not lock.is_alive(self._launcher_pid):
                 os._exit(1)  # nobody would report on this process, or stop it
             with self._lock:
-                before = asdict(self._beat)
-                self._beat = Beat(**{**before, "alive_time": time.monotonic()})
+                self._beat = replace(self._beat, alive_time=time.monotonic())
                 self._write()
 
     def _write(self) -> None:

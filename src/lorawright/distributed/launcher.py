@@ -10,7 +10,7 @@ from lorawright.distributed.signals import Stop
 from lorawright.errors import RunFolderError
 from lorawright.plan import run_plan
 from lorawright.plan.run_plan import RunPlan
-from lorawright.run.events import Event, Tell, TrainingEnded
+from lorawright.run.events import Tell
 from lorawright.run.files import write_atomically
 from lorawright.run.folder import RunFolder
 
@@ -61,12 +61,4 @@ def run(plan: RunPlan, folder: RunFolder, stop: Stop, tell: Tell) -> int | None:
         machine_rank=settings.machine_rank,
         **({} if settings.num_machines == 1 else {"address": address}),
     )
-    ended_by: list[int] = []
-
-    def listen(event: Event) -> None:
-        if isinstance(event, TrainingEnded) and event.stopped_by is not None:
-            ended_by.append(event.stopped_by)
-        tell(event)
-
-    ranks.run(launch, stop, listen)
-    return ended_by[-1] if ended_by else stop.number
+    return ranks.run(launch, stop, tell)

@@ -76,13 +76,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run(launch: Launch, stop: Stop, tell: Tell) -> None:
+def run(launch: Launch, stop: Stop, tell: Tell) -> int | None:
     """Starts all ranks of this machine and returns when they have ended.
 
     Args:
         launch: What, and where.
         stop: A signal to us is passed on once; the second one raises KeyboardInterrupt.
         tell: Takes every event of rank 0.
+
+    Returns:
+        The signal that ended the run before its last step, or None.
 
     Raises:
         LorawrightError: What the first rank to fail has said, or that one was killed or hangs.
@@ -102,6 +105,8 @@ def run(launch: Launch, stop: Stop, tell: Tell) -> None:
         cause = hangs or ranks.cause(failures, stop)
         if cause is not None:
             raise cause
+        # ranks that failed without a cause were ended by the signal before they could listen
+        return stop.number if failures else ranks.stopped_by()
 
 
 class _RankLogs(LogsSpecs):
@@ -217,7 +222,7 @@ class _Ranks:
         self._launch, self._control = launch, control
         self._events, self._tell = events, tell
         self._deaths: dict[int, float] = {}
-        self._is_broken = False
+        self._broken_since: float | None = None
 
     def follow(self, ended: Future[Any], stop: Stop) -> TrainError | None:
         """Until all have ended, or hang; then which."""
@@ -230,18 +235,20 @@ class _Ranks:
             for beat in beats:
                 if beat.rank not in self._deaths and not lock.is_alive(beat.pid):
                     self._deaths[beat.rank] = time.monotonic()
-                    self._is_broken |= beat.doing != heartbeat.DONE
+                    if not beat.has_ended:
+                        self._broken_since = self._broken_since or time.monotonic()
                 if stop() and beat.pid not in signalled:
                     signalled.add(beat.pid)
                     _signal(beat.pid, signal.SIGTERM)
-            if self._is_broken and time.monotonic() > min(self._deaths.values()) + GRACE_SECONDS:
+            broken = self._broken_since
+            if broken is not None and time.monotonic() > broken + GRACE_SECONDS:
                 self.kill_all()  # the agent gives them half a minute
             timeout = self._launch.timeout_seconds
             if not beats and time.monotonic() - watch.awake_since > max(timeout, START_SECONDS):
                 return self._not_begun("wait")
-            running = [b for b in beats if b.rank not in self._deaths and b.doing != heartbeat.DONE]
+            running = [b for b in beats if b.rank not in self._deaths and not b.has_ended]
             still = watch.standing_still(running, timeout)
-            if still and not self._is_broken:
+            if still and broken is None:
                 for beat in running:
                     _signal(beat.pid, signal.SIGUSR1)  # each writes its stack into its log
                 time.sleep(1)
@@ -253,6 +260,11 @@ class _Ranks:
     def tell_all(self) -> None:
         for event in self._events:
             self._tell(event)
+
+    def stopped_by(self) -> int | None:
+        """The signal that ended the run early, as its ranks have noted it."""
+        beats = heartbeat.read_beats(self._control)
+        return next((beat.stopped_by for beat in beats if beat.stopped_by is not None), None)
 
     def kill_all(self) -> None:
         """No rank outlives the run."""

@@ -108,9 +108,7 @@ class Noted:
 
 @dataclass(frozen=True, slots=True)
 class TrainingEnded:
-    """No more steps: all are done, or a signal has stopped the run, after a checkpoint."""
-
-    stopped_by: int | None = None
+    """No more steps: all are done, or the run was stopped."""
 
 
 Event = (

@@ -152,7 +152,7 @@ def train(
         is_cut = trainer.cut_short or trainer.state.global_step < len(plan.steps)
         stopped_by = group.highest(process.stop.number or 0) if is_cut else None
         assert stopped_by != 0  # nothing else ends a run before its last step
-        process.tell(TrainingEnded(stopped_by))
+        process.tell(TrainingEnded())
         if not is_cut:
             artifacts.save_adapter(trainer, plan, folder, group)
     return stopped_by

@@ -51,9 +51,9 @@ def _train(path: str, rank: int) -> None:
     quiet()
     from lorawright.training import process
 
-    process.train_rank(plan, _tell(rank, folder), beat)
+    stopped_by = process.train_rank(plan, _tell(rank, folder), beat)
     if beat is not None:
-        beat(heartbeat.DONE)
+        beat.end(stopped_by)
 
 
 def _tell(rank: int, folder: Path | None) -> Tell:
