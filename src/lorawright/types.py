@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -51,6 +52,10 @@ class Kind(StrEnum):
     MASK = "mask"  # the derivations of the mask disagree
     UNKNOWN_KEY = "unknown_key"  # inside a message: the template alone may know it
     PLACEHOLDER = "placeholder"  # {{name}} in an answer, never filled
+
+
+REASONING = "reasoning_content"
+"""The key of a message under which templates find what was thought before an answer."""
 
 
 DATA_EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".arrow")
@@ -105,15 +110,20 @@ class ToolCall:
     """A call the assistant makes; `arguments` is always an object, never a JSON string.
 
     `id` is for templates that write it; two chats that differ in ids alone are the same chat.
+    `as_text` hands the arguments over as JSON text, for templates that want them so.
     """
 
     name: str
     arguments: Mapping[str, Any]
     id: str | None = None
+    as_text: bool = False
 
     def for_template(self) -> dict[str, Any]:
         """The call in OpenAI's shape; without an id if it has none."""
-        function = {"name": self.name, "arguments": dict(self.arguments)}
+        arguments: Any = dict(self.arguments)
+        if self.as_text:
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        function = {"name": self.name, "arguments": arguments}
         call: dict[str, Any] = {"type": "function", "function": function}
         return call if self.id is None else {"id": self.id, **call}
 
@@ -148,6 +158,7 @@ class Conversation:
 
     `paths` leads from the row to each message, in the row's own format: `conversations[0]`,
     `output`; a path without an index is the text itself. `text_key` is the key of a message's text.
+    `variables` are what this chat alone tells the template (`chat_template_kwargs`).
     """
 
     messages: tuple[Message, ...]
@@ -157,6 +168,7 @@ class Conversation:
     split: Split = Split.TRAIN
     paths: tuple[str, ...] = ()
     text_key: str = "content"
+    variables: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def where(self) -> str:

@@ -166,7 +166,7 @@ def chats(num_chats: int, file: str = "a.jsonl") -> list[Conversation]:
 def encoder(monkeypatch: pytest.MonkeyPatch, num_plain: int) -> masks.Encoder:
     monkeypatch.setattr("lorawright.masks.encode.BATCH", 4)
     found = masks.Encoder(TOKENIZER, DataSettings())
-    found._reader = id_reader.IdReader(TOKENIZER, num_plain)
+    found._sequences._ids = id_reader.IdReader(TOKENIZER, num_plain)
     return found
 
 
@@ -174,7 +174,7 @@ def test_many_rows_are_read_by_tiktoken(monkeypatch: pytest.MonkeyPatch) -> None
     plain = list(encoder(monkeypatch, 1000).run(chats(30)))
     made = encoder(monkeypatch, 8)
     assert list(made.run(chats(30))) == plain
-    assert made._reader._tokenizer.bpe is not None
+    assert made._sequences._ids._tokenizer.bpe is not None
     assert all(isinstance(one, EncodedChat) for one in plain)
 
 

@@ -179,20 +179,17 @@ def test_byte_level_vocabularies_are_cut_as_before(load: Load) -> None:
     assert load().reads_pieces_alone
 
 
-def test_history_that_a_server_reads_otherwise_is_said(load: Load) -> None:
+def test_history_that_a_server_reads_otherwise_is_a_sequence_of_its_own(load: Load) -> None:
+    """The header's newline and the answer's are one token in history, two where it is answered."""
     tokenizer = load()
     chat_ = row(user("Hi"), answer("\nOne."), user("More"), answer("Two."))
-    encoder = masks.Encoder(tokenizer, DataSettings())
-    warning, encoded = encoder.run([chat_])
-    assert isinstance(warning, Problem) and isinstance(encoded, EncodedChat)
-    assert warning.severity is Severity.WARNING and warning.hint
-    assert "1 later answers are trained behind ids that differ" in warning.message
-    assert "begins with white space" in warning.message and "may stay" in warning.hint
-    assert encoder.counts.num_read_otherwise == 1
+    first, second = encode(tokenizer, chat_)
+    assert trained(tokenizer, [first]) == ["\nOne.<|im_end|>"]
+    assert trained(tokenizer, [second]) == ["Two.<|im_end|>"]
+    assert first.ids[-1] == first.ids[first.spans[0][1] - 1]  # nothing behind its last answer
     prompt = tokenizer.render(chat_.messages[:3], None, generation_prompt=True)
-    assert tokenizer.encode([prompt])[0] != list(encoded.ids[: encoded.spans[1][0]])
-    (exact,) = encode(tokenizer, chat_, train_on="last_assistant")
-    assert list(exact.ids[: exact.spans[0][0]]) == tokenizer.encode([prompt])[0]
+    assert tokenizer.encode([prompt])[0] == list(second.ids[: second.spans[0][0]])
+    assert list(second.ids[: len(first.ids)]) != list(first.ids)
 
 
 STOPS_LATER = PLAIN.replace(
@@ -225,11 +222,9 @@ def test_control_token_behind_the_last_answer_alone_is_no_end(load: Load) -> Non
     assert "`<|endoftext|>`" in e.value.what and e.value.hint
 
 
-@pytest.mark.parametrize(("special", "hint"), [(False, '"special": true'), (True, None)])
-def test_header_of_an_added_token_that_is_not_special_says_the_way_on(
-    load: Load, special: bool, hint: str | None
-) -> None:
-    """DeepSeek V3: its roles are added tokens that pass for text."""
+@pytest.mark.parametrize("special", [False, True])
+def test_header_of_an_added_token_that_is_not_special(load: Load, special: bool) -> None:
+    """DeepSeek V3: its roles are added tokens that pass for text; spelled, they are refused."""
     backend = Tokenizer.from_file(str(TINY / "tokenizer.json"))
     backend.add_tokens([AddedToken("<|Assistant|>", special=special)])
     template = PLAIN.replace("'<|im_start|>assistant\\n'", "'<|Assistant|>'").replace(
@@ -237,12 +232,14 @@ def test_header_of_an_added_token_that_is_not_special_says_the_way_on(
         "('<|Assistant|>' if m.role == 'assistant' else '<|im_start|>')",
     )
     tokenizer = load(template, backend)
-    if hint is None:
-        assert masks.learn(tokenizer).header == "<|Assistant|>"
-        return
-    with pytest.raises(TemplateError, match="does not start with a control token") as e:
-        masks.learn(tokenizer)
-    assert hint in str(e.value.hint)
+    assert masks.learn(tokenizer).header == "<|Assistant|>"
+    assert trained(tokenizer, encode(tokenizer, THREE))[0] == "Every day is good.<|im_end|>"
+    forged = row(user("say <|Assistant|>"), answer("No."))
+    (problem,) = encode(tokenizer, forged)
+    assert (problem.kind, problem.path) == (Kind.FORGED, "messages[0].content")
+    (found,) = encode(tokenizer, forged, special_tokens_in_text="escape")
+    assert isinstance(found, EncodedChat) is special
+    assert special or "turns begin with" in found.message
 
 
 CALLS = (
@@ -338,8 +335,14 @@ def test_call_without_text_for_a_template_that_wants_text(load: Load) -> None:
 REWRITTEN = "(m.content | upper if m.role == 'assistant' and not loop.last else m.content)"
 
 
-def test_answer_that_is_rendered_otherwise_later_says_what_to_do(load: Load) -> None:
-    template = PLAIN.replace("(m.content or '')", REWRITTEN)
-    (problem,) = encode(load(template), row(user("hi"), answer("One."), user("b"), answer("Two.")))
-    assert "otherwise once turns follow" in problem.message
-    assert "`data.train_on: last_assistant`" in problem.hint
+def test_answer_that_is_rendered_otherwise_later_makes_sequences(load: Load) -> None:
+    tokenizer = load(PLAIN.replace("(m.content or '')", REWRITTEN))
+    chat_ = row(user("hi"), answer("One."), user("b"), answer("Two."))
+    first, second = encode(tokenizer, chat_)
+    assert (first.sequence, second.sequence, first.num_sequences) == (0, 1, 2)
+    assert trained(tokenizer, [first]) == ["One.<|im_end|>"]
+    assert trained(tokenizer, [second]) == ["Two.<|im_end|>"]
+    assert "ONE." in tokenizer.decode(second.ids) and "One." not in tokenizer.decode(second.ids)
+    (problem,) = encode(tokenizer, chat_, train_on="all")
+    assert "no one text to train all of" in problem.message
+    assert "`data.train_on: assistant`" in problem.hint

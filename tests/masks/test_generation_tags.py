@@ -107,7 +107,8 @@ def test_correct_tags_agree_on_odd_answers(content: str) -> None:
     ]
     row = asked(*answers)
     chats, problems, counts = witnessed(TAGS, [row], special_tokens_in_text="escape")
-    assert len(chats) == 1 and counts.num_agreed_tags == 1
+    # the newline is one token with the header's once the answer is history
+    assert len(chats) == (2 if content.startswith("\n") else 1) and counts.num_agreed_tags == 1
     assert all(problem.severity is Severity.WARNING for problem in problems)
 
 
@@ -204,13 +205,11 @@ TURN = "{{- open(m.role) + '\\n' + m.content + close() }}"
 LAST = "{%- elif m.role == 'assistant' and not loop.last %}{{- open(m.role) + '\\n…' + close() }}"
 STRIPPED = TURN.replace("m.content", "m.content | trim")
 UNPROVEN = {
-    "no generation prompt": (own(PROMPT, ""), "no header that an answer starts after"),
     "no end token": (own("'<|im_end|>\\n'", "'\\n'"), "no control token ends an answer"),
     "another prompt": (own("'assistant') + '\\n'", "'model') + '\\n'"), "does not follow"),
     "answer left out": (own(TURN, "{{- open(m.role) + '\\n' + close() }}"), "does not follow"),
     "answer refused": (own(TURN, "{{- raise_exception('never') }}"), "never"),
     "answer fails": (own(TURN, TURN + "{{ 1 + 'x' }}"), "unsupported operand"),
-    "plain header": (own("'<|im_start|>' + role", "'## ' + role"), "does not start with a control"),
 }  # fmt: skip
 
 
@@ -221,6 +220,22 @@ def test_template_that_cannot_be_proven(folder: Folder, name: str) -> None:
         masks.Encoder(masks.load(folder(template), "odd"), DataSettings())
     assert caught.value.where == "odd" and caught.value.hint
     assert "cannot be proven" in caught.value.what and why in caught.value.what
+
+
+@pytest.mark.parametrize(
+    "template",
+    [own(PROMPT, ""), own("'<|im_start|>' + role", "'## ' + role")],
+    ids=["no generation prompt", "plain header"],
+)
+def test_headers_that_cannot_be_counted(folder: Folder, template: str) -> None:
+    tokenizer = masks.load(folder(template), "odd")
+    assert not masks.learn(tokenizer).counts_headers
+    (result,) = masks.Encoder(tokenizer, DataSettings()).run([TWO])
+    assert isinstance(result, EncodedChat), result
+    trained = [TOKENIZER.decode(result.ids[start:end]) for start, end in result.spans]
+    assert [text.removeprefix("<|im_start|>assistant\n") for text in trained] == [
+        f"{message.content}<|im_end|>" for message in TWO.messages if message.role is Role.ASSISTANT
+    ]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
@@ -282,13 +297,6 @@ TWO = asked(
     Message(Role.ASSISTANT, "Well."),
 )
 REWRITING = own("{%- elif m.role in", LAST + "\n    {%- elif m.role in")
-
-
-def test_answer_rewritten_once_turns_follow_is_refused(folder: Folder) -> None:
-    result = encode(REWRITING, folder, TWO)
-    assert isinstance(result, Problem)
-    assert (result.kind, result.path, result.where) == (Kind.MASK, "messages[1]", "rows.jsonl:3")
-    assert "once turns follow" in result.message and result.hint
 
 
 def test_answer_rewritten_once_turns_follow_may_be_read(folder: Folder) -> None:

@@ -79,6 +79,17 @@ def encoded(row: Conversation, **settings: Any) -> EncodedChat:
     return result
 
 
+def sequences(row: Conversation, **settings: Any) -> list[EncodedChat]:
+    found = list(masks.Encoder(TOKENIZER, DataSettings(**settings)).run([row]))
+    results = [one for one in found if isinstance(one, EncodedChat)]
+    assert results, found
+    assert all(one.severity == "warning" for one in found if isinstance(one, Problem)), found
+    assert [(one.sequence, one.num_sequences) for one in results] == [
+        (number, len(results)) for number in range(len(results))
+    ]
+    return results
+
+
 def refused(row: Conversation, **settings: Any) -> Problem:
     result = encode(row, **settings)
     assert isinstance(result, Problem), result
@@ -111,22 +122,27 @@ def texts(result: EncodedChat) -> list[str]:
 
 
 def proven(row: Conversation, trained: list[int], **settings: Any) -> EncodedChat:
-    """Encodes a chat and checks all that holds for one whose `trained` messages are trained."""
+    """Encodes a chat and checks all that holds for one whose `trained` messages are trained.
+
+    Each answer stands behind the ids of its prompt read as a whole, in whichever sequence.
+    """
     options = {"sanitize_control_tokens": True} if "special_tokens_in_text" in settings else {}
-    result = encoded(row, **settings)
-    assert texts(result) == [trained_text(row.messages[index]) for index in trained]
-    apart = [(row.messages[index].content or "")[:1].isspace() for index in trained]
-    if not any(apart):
-        assert list(result.ids) == reference_ids(row.messages, row.tools, **options)
-    for number, (index, (start, end)) in enumerate(zip(trained, result.spans, strict=True)):
-        assert result.ids[end - 1] == TOKENIZER.control_ids[END]
-        if any(apart[:number]):
-            continue
+    results = sequences(row, **settings)
+    assert [text for one in results for text in texts(one)] == [
+        trained_text(row.messages[index]) for index in trained
+    ]
+    if len(results) == 1 and not any(
+        (row.messages[index].content or "")[:1].isspace() for index in trained
+    ):
+        assert list(results[0].ids) == reference_ids(row.messages, row.tools, **options)
+    spans = [(one, *span) for one in results for span in one.spans]
+    for index, (one, start, end) in zip(trained, spans, strict=True):
+        assert one.ids[end - 1] == TOKENIZER.control_ids[END]
         before = reference_ids(
             row.messages[:index], row.tools, add_generation_prompt=True, **options
         )
-        assert list(result.ids[:start]) == before
-    return result
+        assert list(one.ids[:start]) == before
+    return results[0]
 
 
 def read_one(path: Path, row: dict[str, Any]) -> Conversation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from lorawright import hub, masks
 from lorawright.config.schema import DataSettings, TrainOn
-from lorawright.masks import derive, special_tokens
+from lorawright.masks import answers, derive, encode, special_tokens
 from lorawright.masks.tokenizer import render
 from lorawright.masks.turn_markers import TurnMarkers
 from lorawright.types import (
@@ -155,14 +155,16 @@ def check_spans(result: EncodedChat) -> None:
     assert sum(result.trained_flags()) == result.num_trained_tokens
 
 
-def check_derivations(result: EncodedChat, row: Conversation, train_on: TrainOn) -> None:
+def check_derivations(results: Sequence[EncodedChat], row: Conversation, train_on: TrainOn) -> None:
     marked = special_tokens.mark(row, TOKENS)
-    view = derive.by_text(TOKENIZER, MARKS, marked, train_on)
-    by_ids = [(max(a, 1), b) for a, b in derive.by_ids(result.ids, MARKS, marked, train_on)]
-    assert tuple(by_ids) == result.spans
+    chat = answers.by_text(TOKENIZER, MARKS, marked, train_on)
+    if len(results) == 1:
+        ids = results[0].ids
+        by_ids = [(max(a, 1), b) for a, b in derive.by_ids(ids, MARKS, marked, train_on)]
+        assert tuple(by_ids) == results[0].spans
     if train_on is not TrainOn.ALL:
-        stretches = [normalized(special_tokens.unmark(view.text[a:b])) for a, b in view.trained]
-        assert stretches == [decoded(result.ids[a:b]) for a, b in result.spans]
+        stretches = [normalized(special_tokens.unmark(text)) for text in chat.targets.values()]
+        assert stretches == [decoded(one.ids[a:b]) for one in results for a, b in one.spans]
 
 
 def has_flags(row: Conversation) -> bool:
@@ -180,6 +182,28 @@ def check_problem(problem: Problem, row: Conversation) -> None:
     assert problem.message and problem.hint
 
 
+def sequences(found: Sequence[EncodedChat | Problem]) -> list[EncodedChat]:
+    """All of one chat, well formed."""
+    results = [one for one in found if isinstance(one, EncodedChat)]
+    assert len(results) == len(found)
+    for number, one in enumerate(results):
+        check_spans(one)
+        assert (one.sequence, one.num_sequences) == (number, len(results))
+        assert len(results) == 1 or one.spans[-1][1] == len(one.ids)
+    return results
+
+
+def prompt_ids(row: Conversation, index: int) -> list[int]:
+    """What a server reads before it answers, by Transformers alone."""
+    ids = REFERENCE.apply_chat_template(
+        [message.for_template() for message in row.messages[:index]],
+        tools=None if row.tools is None else list(row.tools),
+        add_generation_prompt=True,
+        return_dict=False,
+    )
+    return list(ids)
+
+
 @thorough
 @given(chats(), st.sampled_from([TrainOn.ASSISTANT, TrainOn.LAST_ASSISTANT]))
 def test_chats_are_encoded_with_proven_masks(row: Conversation, train_on: TrainOn) -> None:
@@ -191,32 +215,33 @@ def test_chats_are_encoded_with_proven_masks(row: Conversation, train_on: TrainO
         assert result.kind is (Kind.FORGED if forges else Kind.UNTRAINED)
         assert forges or not trained
         return
-    assert isinstance(result, EncodedChat) and len(found) == 1
-    assert decoded(result.ids) == rendered(row)
-    check_spans(result)
-    assert len(result.spans) == len(trained)
-    for index, (start, end) in zip(trained, result.spans, strict=True):
-        assert result.ids[end - 1] == MARKS.end_id
-        assert decoded(result.ids[start:end]).startswith(
-            normalized(row.messages[index].content or "")
-        )
-        assert result.ids.index(MARKS.end_id, start) == end - 1
-    check_derivations(result, row, train_on)
+    results = sequences(found)
+    if len(results) == 1:
+        assert decoded(results[0].ids) == rendered(row)
+    spans = [(one, *span) for one in results for span in one.spans]
+    for index, (one, start, end) in zip(trained, spans, strict=True):
+        assert one.ids[end - 1] == MARKS.end_id
+        assert decoded(one.ids[start:end]).startswith(normalized(row.messages[index].content or ""))
+        assert one.ids.index(MARKS.end_id, start) == end - 1
+        assert list(one.ids[:start]) == prompt_ids(row, index)
+    check_derivations(results, row, train_on)
 
 
 @thorough
 @given(chats(PIECES + CONTROL), st.sampled_from(list(TrainOn)))
 def test_control_tokens_in_text_are_escaped(row: Conversation, train_on: TrainOn) -> None:
-    (result,) = run(encoder(train_on=train_on, special_tokens_in_text="escape"), row)
-    if isinstance(result, Problem):
+    found = run(encoder(train_on=train_on, special_tokens_in_text="escape"), row)
+    if isinstance(result := found[0], Problem):
         check_problem(result, row)
         assert result.kind in (Kind.UNTRAINED, Kind.MASK)
         assert result.kind is Kind.UNTRAINED or train_on is TrainOn.ALL
         return
-    assert decoded(result.ids) == rendered(row)
-    check_spans(result)
-    check_derivations(result, row, train_on)
-    assert result.ids.count(TOKENIZER.control_ids["<|im_start|>"]) == rendered_turns(row)
+    results = sequences(found)
+    check_derivations(results, row, train_on)
+    if len(results) == 1:
+        assert decoded(results[0].ids) == rendered(row)
+        starts = results[0].ids.count(TOKENIZER.control_ids["<|im_start|>"])
+        assert starts == rendered_turns(row)
 
 
 def rendered_turns(row: Conversation) -> int:
@@ -259,8 +284,8 @@ def test_batches_change_nothing(rows: list[Conversation], train_on: TrainOn, pol
 @quick
 @given(chats(), st.integers(1, 120))
 def test_cut_keeps_whole_answers(row: Conversation, limit: int) -> None:
-    (whole,) = run(encoder(special_tokens_in_text="escape"), row)
-    assume(isinstance(whole, EncodedChat))
+    whole, *others = run(encoder(special_tokens_in_text="escape"), row)
+    assume(isinstance(whole, EncodedChat) and not others)
     cutting = masks.Encoder(
         TOKENIZER, DataSettings(max_length=limit, overlong="cut", special_tokens_in_text="escape")
     )
@@ -280,8 +305,8 @@ def test_cut_keeps_whole_answers(row: Conversation, limit: int) -> None:
 def test_a_missing_header_is_refused(
     row: Conversation, train_on: TrainOn, data: st.DataObject
 ) -> None:
-    (result,) = run(encoder(special_tokens_in_text="escape", train_on=train_on), row)
-    assume(isinstance(result, EncodedChat))
+    result, *others = run(encoder(special_tokens_in_text="escape", train_on=train_on), row)
+    assume(isinstance(result, EncodedChat) and not others)
     ids = list(result.ids)
     core = list(MARKS.core_ids)
     places = [i for i in range(len(ids)) if ids[i : i + len(core)] == core]
@@ -304,11 +329,12 @@ SIMPLE = Conversation(
     (Message(Role.USER, "Hi"), Message(Role.ASSISTANT, "Hello, hello!")), None, "rows.jsonl", 1
 )
 INSIDE = TOKENIZER.encode([","])[0][0]
+OTHER = TOKENIZER.control_ids["<|endoftext|>"]
 TAMPERED: dict[str, Callable[[TurnMarkers], TurnMarkers]] = {
-    "end id of another token": lambda m: replace(m, end_id=TOKENIZER.control_ids["<|endoftext|>"]),
     "end id inside the answer": lambda m: replace(m, end_id=INSIDE),
-    "end text": lambda m: replace(m, end="<|endoftext|>"),
-    "tail": lambda m: replace(m, tail=""),
+    "stops at another token": lambda m: replace(m, stops=(("<|endoftext|>", OTHER),)),
+    "stop of another id": lambda m: replace(m, stops=(("<|im_end|>", OTHER),), end_id=OTHER),
+    "stop inside the answer": lambda m: replace(m, stops=((",", INSIDE),)),
     "header one id longer": lambda m: replace(m, header_ids=(*m.header_ids, INSIDE)),
     "header one id shorter": lambda m: replace(m, header_ids=m.header_ids[:-1]),
     "core of another role": lambda m: replace(
@@ -319,11 +345,15 @@ TAMPERED: dict[str, Callable[[TurnMarkers], TurnMarkers]] = {
 
 
 @pytest.mark.parametrize("name", TAMPERED)
-def test_wrong_marks_are_never_believed(name: str) -> None:
-    made = encoder()
-    made.markers = TAMPERED[name](made.markers)
-    (result,) = run(made, SIMPLE)
-    assert isinstance(result, Problem), result
+def test_wrong_marks_are_never_believed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong stop is refused; a wrong header is not counted by, and the mask is right."""
+    (honest,) = run(encoder(), SIMPLE)
+    wrong = TAMPERED[name](MARKS)
+    monkeypatch.setattr(encode, "learn", lambda tokenizer: wrong)
+    (result,) = run(encoder(), SIMPLE)
+    if isinstance(result, EncodedChat):
+        assert result == honest and "stop" not in name
+        return
     assert result.kind is Kind.MASK and result.path.startswith("messages")
     check_problem(result, SIMPLE)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lorawright import hub, masks
@@ -107,6 +107,7 @@ def test_bytes_that_are_no_character_are_shown_and_not_mixed() -> None:
 @quick
 @given(texts, st.lists(texts, min_size=1, max_size=3))
 def test_runs_alternate_and_are_the_text(question: str, answers: list[str]) -> None:
+    assume(not any(answer[:1].isspace() for answer in answers))  # else: several sequences
     made = encode(question, *answers)
     runs = list(view.runs(TOKENIZER, made))
     assert "".join(text for text, _ in runs) == TOKENIZER.decode(made.ids)

@@ -6,10 +6,11 @@ No torch here: `lorawright check` answers at once.
 
 from __future__ import annotations
 
+import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from lorawright.config import values
 
@@ -25,6 +26,8 @@ NumSteps = Annotated[int, Field(gt=0, le=100_000_000, strict=True)]
 NumTokens = Annotated[int, Field(gt=0, le=10_000_000, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 Text = Annotated[str, Field(min_length=1, max_length=255)]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_]\w{0,63}$"), AfterValidator(values.variable)]
+"""A name that a chat template may read and that is not given to it already."""
 Place = Annotated[str, Field(min_length=1, max_length=2048), AfterValidator(values.place)]
 """A path, or a name on the hub."""
 
@@ -139,8 +142,22 @@ class ModelSettings(Section):
 
 
 class TemplateSettings(Section):
-    """The chat template is always the tokenizer's own; this adds a check of the masks."""
+    """The chat template is always the tokenizer's own; this is what it is told, and a check."""
 
+    variables: dict[Variable, JsonValue] = Field(
+        {},
+        description=(
+            "What the template is told in training, evaluation and chat, such as `{enable_thinking:"
+            " false}`; a row's own `chat_template_kwargs` win"
+        ),
+    )
+    date: Auto | datetime.date = Field(
+        "auto",
+        description=(
+            "The date that templates are told which ask for today's; `auto`: that of the run's "
+            "first start, kept with the run"
+        ),
+    )
     generation_tags: Place | None = Field(
         None,
         description=(
@@ -164,6 +181,13 @@ class DataSettings(Section):
     train_on: TrainOn = Field(
         TrainOn.ASSISTANT,
         description=("Whose tokens are trained; a message's own `train: false` wins"),
+    )
+    train_reasoning: bool = Field(
+        True,
+        description=(
+            "Whether an answer's reasoning is trained with it; `false`: it is only read, and what "
+            "follows it is trained"
+        ),
     )
     max_length: NumTokens = Field(4096, description="Longest chat, in tokens")
     overlong: OverlongPolicy = Field(

@@ -20,6 +20,16 @@ def _refused(kind: str, what: str) -> PydanticCustomError:
     return PydanticCustomError(kind, "{what}", {"what": what})  # a text may hold braces
 
 
+GIVEN_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt", "strftime_now")
+
+
+def variable(value: str) -> str:
+    """A name that lorawright does not hand to chat templates itself."""
+    if value in GIVEN_VARIABLES or value.endswith("_token"):
+        raise _refused("variable", "expected a name that templates are not given already")
+    return value
+
+
 def place(value: str) -> str:
     """A path or a name on the hub that a file system can hold."""
     if any(len(part.encode(errors="replace")) > MOST_NAME_BYTES for part in value.split("/")):

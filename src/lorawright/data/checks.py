@@ -124,7 +124,7 @@ def leaked(first: str) -> Finding:
 
 
 def digests(chat: ParsedRow) -> tuple[bytes, bytes]:
-    """What a chat says, and that together with which turns are trained; 16 bytes each.
+    """What a chat says, and that together with how it is trained; 16 bytes each.
 
     Ids of tool calls say nothing: two exports of one chat may differ in them.
 
@@ -138,9 +138,11 @@ def digests(chat: ParsedRow) -> tuple[bytes, bytes]:
     dump = orjson.dumps((said, chat.tools), default=str, option=orjson.OPT_SORT_KEYS)
     content = hashlib.blake2b(dump, digest_size=DIGEST_BYTES).digest()
     flags = [m.train for m in chat.messages]
-    if flags.count(None) == len(flags):
+    if flags.count(None) == len(flags) and not chat.variables:
         return content, content
     flagged = content + orjson.dumps(flags)
+    if chat.variables:
+        flagged += orjson.dumps(chat.variables, option=orjson.OPT_SORT_KEYS)
     return content, hashlib.blake2b(flagged, digest_size=DIGEST_BYTES).digest()
 
 

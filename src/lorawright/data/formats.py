@@ -19,9 +19,11 @@ from lorawright.data.messages import (
     OPENAI,
     ROLE_CONTENT,
     TOOL_KEYS,
+    VARIABLES,
     item_paths,
     parse_messages,
     parse_tools,
+    parse_variables,
 )
 from lorawright.data.problems import Finding, RowErrors, got, names, nearest
 from lorawright.types import Message, Role
@@ -34,17 +36,19 @@ class ParsedRow:
     Attributes:
         paths: Where in the row each message stands.
         unknown: Keys inside messages that no format knows: (path, key).
+        variables: What the row tells the chat template.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] | None
     paths: tuple[str, ...]
     unknown: list[tuple[str, str]] = field(default_factory=list)
+    variables: Mapping[str, Any] = field(default_factory=dict)
 
 
 Turns = tuple[list[Message], tuple[str, ...]]
 
-COMMON_KEYS = (*TOOL_KEYS, "system")
+COMMON_KEYS = (*TOOL_KEYS, "system", VARIABLES)
 KEYS: Mapping[Format, tuple[str, ...]] = {
     Format.MESSAGES: ("messages",),
     Format.SHAREGPT: ("conversations", "messages"),
@@ -106,10 +110,11 @@ def parse_row(row: Any, format: Format, because: str) -> ParsedRow | list[Findin
     if row.get("system"):
         messages, paths = _with_system(row["system"], messages, paths, errors)
     tools = parse_tools(row, errors)
+    variables = parse_variables(row, errors) if VARIABLES in row else {}
     if not row.keys() <= KNOWN_KEYS[format]:
         _find_slips(row, format, errors)
     if not errors.findings:
-        return ParsedRow(tuple(messages), tools, paths, errors.unknown)
+        return ParsedRow(tuple(messages), tools, paths, errors.unknown, variables)
     looks = detect(row)
     if looks is not None and looks is not format:
         message = f"looks like {looks}, but the format of this file is {format} ({because})"

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from lorawright.config.values import GIVEN_VARIABLES
 from lorawright.data.parts import Parts, parse_parts
 from lorawright.data.problems import RowErrors, did_you_mean, got, names, nearest, quote
 from lorawright.data.tool_calls import FUNCTION_CALL, calls_from_text, decode, parse_calls
-from lorawright.types import Message, Role
+from lorawright.types import REASONING, Message, Role
 
 OPENAI_ROLES: Mapping[str, Role] = {
     "system": Role.SYSTEM,
@@ -66,7 +67,7 @@ OWN_KEYS = frozenset(("role", "content", "from", "value", "loss", *OPTIONAL_KEYS
 FUNCTIONS = "functions"
 NO_TOOLS: tuple[Any, ...] = (None, "", "null", [], "[]")
 TOOL_KEYS = ("tools", "tool", FUNCTIONS)
-REASONING = "reasoning_content"
+VARIABLES = "chat_template_kwargs"
 FREE_KEYS = ("name", "id", "tool_call_id", REASONING, "reasoning", "thinking", "tool")
 
 
@@ -242,6 +243,27 @@ def parse_tools(row: dict[str, Any], errors: RowErrors) -> tuple[Mapping[str, An
     if path == FUNCTIONS:
         value = [_as_tool(function) for function in value]
     return tuple(value) or None
+
+
+def parse_variables(row: dict[str, Any], errors: RowErrors) -> Mapping[str, Any]:
+    """What a row alone tells the chat template; null is as good as absent (columns of tables)."""
+    value = row.get(VARIABLES)
+    if isinstance(value, str):
+        is_json, value = decode(value, VARIABLES, errors)
+        if not is_json:
+            return {}
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        errors.find(VARIABLES, f"{got(value)}, expected an object", _VARIABLES)
+        return {}
+    for key in value:
+        if key in GIVEN_VARIABLES or key.endswith("_token") or not key.isidentifier():
+            errors.find(f"{VARIABLES}.{key}", "is no name that a row can give", _VARIABLES)
+    return {key: item for key, item in value.items() if item is not None}
+
+
+_VARIABLES = 'names and values that the chat template knows: {"enable_thinking": false}'
 
 
 def _as_tool(function: Any) -> Any:

@@ -193,6 +193,7 @@ class Reader:
                     split,
                     chat.paths,
                     text_key(row.value),
+                    chat.variables,
                 )
             )
         return result

@@ -29,7 +29,7 @@ from lorawright.data import fingerprint
 from lorawright.errors import DataError
 from lorawright.run import lock
 
-CACHE_VERSION = 3  # raise when ids, spans or the layout of the cache change
+CACHE_VERSION = 4  # raise when ids, spans or the layout of the cache change
 COMPLETE = "findings.json"  # written last
 FILES = (COMPLETE, "train.arrow", "eval.arrow")
 BUILDING = ".building-"

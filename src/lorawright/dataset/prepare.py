@@ -96,7 +96,7 @@ def run(
     """
     if tokenizer is None:
         folder = hub.tokenizer_folder(config.model.name, config.model.revision)
-        tokenizer = masks.load(folder, config.model.name)
+        tokenizer = masks.load(folder, config.model.name, config.template)
     encoder = masks.Encoder(tokenizer, config.data, _tags(config))
     contents = fingerprint.contents(config.data)
     cached = cache.folder_of(config, encoder, contents)
@@ -197,7 +197,7 @@ def _build(
     summary = {
         "problems": [asdict(problem) for problem in findings.problems],
         "stats": _stats(stores, reader, findings),
-        "certificate": _certificate(encoder, stores, findings),
+        "certificate": _certificate(config, encoder, stores, findings),
     }
     (work / cache.COMPLETE).write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
     return reopen(work)
@@ -259,7 +259,7 @@ def _set_stats(store: ChatStore) -> dict[str, Any]:
 
 
 def _certificate(
-    encoder: masks.Encoder, stores: dict[Split, ChatStore], findings: _Findings
+    config: Config, encoder: masks.Encoder, stores: dict[Split, ChatStore], findings: _Findings
 ) -> dict[str, Any]:
     counts, tokenizer, markers = encoder.counts, encoder.tokenizer, encoder.markers
 
@@ -268,6 +268,7 @@ def _certificate(
 
     return {
         "num_rows": counts.num_rows,
+        "num_sequences": counts.num_sequences,
         "num_trained_tokens": sum(int(s.num_trained_N.sum()) for s in stores.values()),
         "num_spans": counts.num_spans,
         "train_on": str(encoder.settings.train_on),
@@ -281,12 +282,13 @@ def _certificate(
         },
         "generation_tags_problem": counts.tags_problem,
         "num_answers_kept_apart_from_header": counts.num_kept_apart,
-        "num_answers_behind_other_ids": counts.num_read_otherwise,
         "num_swallowed": counts.num_swallowed,
         "not_rendered": dict(sorted(counts.idle_keys.items())),
         "new_stop_token": tokenizer.decode([markers.end_id]) if markers.is_new_stop else None,
         "stop_tokens": [tokenizer.decode([token]) for token in sorted(tokenizer.stop_ids)],
         "template_date": tokenizer.template_date,
+        "template_variables": dict(config.template.variables),
+        "train_reasoning": encoder.settings.train_reasoning,
         "template_sha256": tokenizer.template_sha256,
         "tokenizer_sha256": tokenizer.tokenizer_sha256,
         "data_sha256": findings.digest.hexdigest(),

@@ -1,40 +1,34 @@
 """Which tokens of a chat are trained, derived in independent ways that must agree.
 
-    text    <|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n|Hello!<|im_end|>|\\n
+    text    <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n|Hello!<|im_end|>|\n
     by text                                                      └── trained ───┘
-    by ids   S  user \\n Hi E \\n S assistant \\n  Hello ! E  \\n
+    by ids   S  user \n Hi E \n S assistant \n  Hello ! E  \n
                                                └trained┘
 
-A, `by_text`: the chat rendered up to a turn, plus the generation prompt, must be a prefix of the
-chat rendered with the turn; what follows, through the token that ends it, is the turn.
-B, `by_ids`: a scan of the finished ids for assistant headers and the end tokens behind them.
-C, `by_tags`: the spans of a user's own template with `{% generation %}` tags, where one is given.
+A, `answers.by_text`: the chat rendered up to a turn, plus the generation prompt, is what a model is
+asked; what the same template puts behind that for the turn, through a stop token, is the answer.
+B, `by_ids`: a scan of the finished ids for assistant headers and the stop tokens behind them; where
+headers cannot be counted, `by_stops`: the ids before an answer are those of its prompt as a whole
+(seen to in `sequences`), and one stop token is in it, at its end.
+C: the spans of a user's own template with `{% generation %}` tags, see `generation_tags`.
 
-The text is cut where a trained answer starts, before tokens are made: the ids up to there are
-those that inference sees, also where an answer starts with a newline.
+Where a template renders an earlier answer otherwise than the newest one, a chat is several
+sequences, each as inference sees it, each answer trained in one of them:
+
+    one line     P1 A1 P2 A2 P3 A3        each prompt goes on where the last answer ended
+    several      P1 A1                    <think>…</think> of A1 is gone from the next prompt
+                 P1 a1 p2 A2
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 from lorawright.config.schema import TrainOn
-from lorawright.masks.special_tokens import unmark
-from lorawright.masks.tokenizer import ChatTokenizer, Rendering, render
 from lorawright.masks.turn_markers import TurnMarkers
 from lorawright.types import Conversation, Role, Span
-
-LAST_HINT = (
-    "make a row of each answer and set `data.train_on: last_assistant` (`training.group_prefixes: "
-    "true` computes what such rows share once)"
-)
-PROMPT_HINT = (
-    "give the answer as the template writes it (with or without `reasoning_content`), leave such "
-    "rows out with `data.invalid: drop`, or train a model whose template has no reasoning"
-)
 
 
 class UnprovenMask(ValueError):
@@ -52,29 +46,6 @@ class UnprovenMask(ValueError):
         self.hint = hint
 
 
-class TagsDisagree(ValueError):
-    """The user's template with generation tags is not the model's template; ends its use."""
-
-
-@dataclass(frozen=True, slots=True)
-class TextView:
-    """Derivation A: the rendered chat and its trained stretches.
-
-    Attributes:
-        text: The chat, rendered whole.
-        trained: Character ranges that are trained, in order, none touching another.
-        answers: Those of them that are answers; with `train_on: all` there are others.
-        cuts: Positions where the text is cut before it is tokenized.
-        numbers: The messages that the answers are.
-    """
-
-    text: str
-    trained: tuple[Span, ...]
-    answers: tuple[Span, ...]
-    cuts: tuple[int, ...]
-    numbers: tuple[int, ...] = ()
-
-
 def trained_turns(conversation: Conversation, train_on: TrainOn) -> list[int]:
     """Numbers of the assistant messages that are trained; a message's own flag wins."""
     answers = [
@@ -89,88 +60,6 @@ def trained_turns(conversation: Conversation, train_on: TrainOn) -> list[int]:
     ]
 
 
-def by_text(
-    tokenizer: ChatTokenizer, markers: TurnMarkers, conversation: Conversation, train_on: TrainOn
-) -> TextView:
-    """Derivation A.
-
-    Raises:
-        UnprovenMask: The template does not render the chat turn by turn.
-        jinja2.TemplateError: The template refuses the chat.
-    """
-    rendering = tokenizer.rendering(conversation.messages, conversation.tools)
-    text = rendering.upto(len(conversation.messages))
-    numbers = tuple(trained_turns(conversation, train_on))
-    turns = [
-        _turn(rendering, markers, len(conversation.messages), index, text) for index in numbers
-    ]
-    answers = tuple(turns)
-    if train_on is not TrainOn.ALL:
-        edges = {edge for turn in turns for edge in turn}
-        return TextView(text, answers, answers, tuple(sorted(edges)), numbers)
-    trained: list[Span] = []
-    position = 0
-    for start, end in _untrained_messages(rendering, conversation, text):
-        trained.append((position, start))
-        position = end
-    trained.append((position, len(text)))
-    trained = [span for span in trained if span[0] < span[1]]
-    edges = {edge for span in (*turns, *trained) for edge in span}
-    return TextView(text, tuple(trained), answers, tuple(sorted(edges - {0, len(text)})), numbers)
-
-
-def _turn(
-    rendering: Rendering, markers: TurnMarkers, num_messages: int, index: int, text: str
-) -> Span:
-    """Characters of one answer, from behind its header through its end token."""
-    path = f"messages[{index}]"
-    if not index:
-        raise UnprovenMask(path, "an answer without anything before it has no prompt")
-    prompt = rendering.upto(index, generation_prompt=True)
-    upto = text if index + 1 == num_messages else rendering.upto(index + 1)
-    if not upto.startswith(prompt):
-        raise UnprovenMask(
-            path,
-            "is rendered by this model's template otherwise than the prompt it is asked with: "
-            + _parting(prompt, upto),
-            PROMPT_HINT,
-        )
-    if not text.startswith(upto):
-        raise UnprovenMask(
-            path,
-            "is rendered by this model's template otherwise once turns follow (many drop the "
-            f"reasoning of earlier answers): {_parting(upto, text)}",
-            LAST_HINT,
-        )
-    body = upto[len(prompt) :]
-    end = body.rfind(markers.end)
-    if end < 0 or body[end + len(markers.end) :] != markers.tail:
-        raise UnprovenMask(
-            path,
-            f"is ended by this model's template with {body[-30:]!r}, expected "
-            f"{markers.end + markers.tail!r} as behind its other answers",
-            "leave such rows out with `data.invalid: drop`, or train a model whose template ends "
-            "all answers alike",
-        )
-    return len(prompt), len(prompt) + end + len(markers.end)
-
-
-def _untrained_messages(rendering: Rendering, conversation: Conversation, text: str) -> list[Span]:
-    """Whole turns, header and tail included, of messages with `train: false`."""
-    spans: list[Span] = []
-    for index, message in enumerate(conversation.messages):
-        if message.train is not False:
-            continue
-        before = rendering.upto(index) if index else ""
-        upto = rendering.upto(index + 1)
-        if not (text.startswith(before) and text.startswith(upto)):
-            raise UnprovenMask(
-                f"messages[{index}]", "is not a stretch of its own in the rendered chat"
-            )
-        spans.append((len(before), len(upto)))
-    return spans
-
-
 def turns(
     ids: Sequence[int], markers: TurnMarkers, conversation: Conversation
 ) -> list[tuple[Role, Span]]:
@@ -181,6 +70,8 @@ def turns(
     Raises:
         UnprovenMask: The ids have more turns than the chat.
     """
+    if not markers.counts_headers:
+        raise UnprovenMask("messages", "turns cannot be counted by this model's headers")
     starts = _find_all(ids, markers.core_ids[:1])
     given = conversation.messages[0].role is Role.SYSTEM
     roles = [Role.SYSTEM] * (0 if given else markers.num_default_turns)
@@ -196,7 +87,7 @@ def turns(
         )
     found: list[tuple[Role, Span]] = []
     for role, (start, stop) in zip(roles, pairwise([*starts, len(ids)]), strict=False):
-        ends = _find_all(ids[start:stop], (markers.end_id,))
+        ends = _stops(ids[start:stop], markers)
         end = start + ends[-1] + 1 if ends else stop
         found.append((role, (min(start + len(markers.header_ids), end), end)))
     return found
@@ -217,11 +108,10 @@ def by_ids(
             "messages",
             f"{len(answers)} assistant messages, but this model's template begins {len(headers)} "
             f"answers ({markers.header.strip()})",
-            LAST_HINT if len(answers) > 1 else None,
         )
     if train_on is TrainOn.ALL:
         return _complement(_untrained_turns(ids, markers, conversation), len(ids))
-    ends = _find_all(ids, (markers.end_id,))
+    ends = _stops(ids, markers)
     wanted = set(trained_turns(conversation, train_on))
     spans: list[Span] = []
     for index, position in zip(answers, headers, strict=True):
@@ -237,6 +127,28 @@ def by_ids(
             raise UnprovenMask(f"messages[{index}]", f"no {markers.end} behind it in the ids")
         spans.append((start, ends[behind] + 1))
     return spans
+
+
+def by_stops(ids: Sequence[int], spans: Sequence[Span], markers: TurnMarkers) -> None:
+    """Derivation B where headers cannot be counted, beside the comparison of each prompt's ids.
+
+    Raises:
+        UnprovenMask: A stop token is missing, or stands inside an answer.
+    """
+    for start, end in spans:
+        stops = _stops(ids[start:end], markers)
+        if stops != [end - start - 1]:
+            raise UnprovenMask(
+                "messages",
+                f"{len(stops)} stop tokens in the ids of an answer, expected one at its end",
+            )
+
+
+def _stops(ids: Sequence[int], markers: TurnMarkers) -> list[int]:
+    """Positions of tokens that end a turn."""
+    known = markers.stop_ids | {markers.end_id}
+    found = [place for token in known for place in _find_all(ids, (token,))]
+    return found if len(known) == 1 else sorted(found)
 
 
 def _find_all(ids: Sequence[int], needle: Sequence[int]) -> list[int]:
@@ -296,61 +208,3 @@ def _complement(spans: Sequence[Span], length: int) -> list[Span]:
             kept.append((position, start))
         position = end
     return kept
-
-
-def by_tags(
-    template: str, tokenizer: ChatTokenizer, conversation: Conversation, text: str
-) -> list[Span]:
-    """Derivation C: character ranges inside the `{% generation %}` tags of a user's template.
-
-    Raises:
-        TagsDisagree: It renders other text than the model's own template.
-        jinja2.TemplateError: It refuses the chat.
-    """
-    tagged_text, spans = render(
-        template, conversation.messages, conversation.tools, tokenizer.variables, with_tags=True
-    )
-    if tagged_text != text:
-        raise TagsDisagree(
-            f"renders other text than the model's own template: {_parting(text, tagged_text)}"
-        )
-    return [span for span in spans if span[0] < span[1]]
-
-
-def check_tags(
-    template: str,
-    tokenizer: ChatTokenizer,
-    conversation: Conversation,
-    view: TextView,
-) -> None:
-    """Compares C with A: the tags stand around every answer, and around nothing else.
-
-    Raises:
-        TagsDisagree: Other text, or other spans, than the model's own template gives.
-    """
-    tagged = by_tags(template, tokenizer, conversation, view.text)
-    for mine in view.answers if tagged else ():
-        theirs = min(tagged, key=lambda span: abs(span[0] - mine[0]))
-        if mine != theirs:
-            raise TagsDisagree(
-                f"marks {_clip(view.text[slice(*theirs)])} as trained, expected "
-                f"{_clip(view.text[slice(*mine)])} (the answer and the token that ends it)"
-            )
-    num_answers = sum(message.role is Role.ASSISTANT for message in conversation.messages)
-    if len(tagged) != num_answers:
-        raise TagsDisagree(f"marks {len(tagged)} stretches as trained, expected {num_answers}")
-
-
-def _parting(expected: str, got: str) -> str:
-    """Where two texts part, with a little of both."""
-    limit = min(len(expected), len(got))
-    at = next((i for i in range(limit) if expected[i] != got[i]), limit)
-    return (
-        f"at character {at}, after {_clip(expected[max(0, at - 24) : at])}, expected "
-        f"{_clip(expected[at : at + 24])}, got {_clip(got[at : at + 24])}"
-    )
-
-
-def _clip(text: str) -> str:
-    shown = unmark(text)
-    return repr(shown if len(shown) <= 60 else f"{shown[:28]}…{shown[-28:]}")

@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorawright.types import Conversation, Message, Role, Span, ToolCall
+from lorawright.masks import reasoning
+from lorawright.types import Conversation, Message, Role, ToolCall
 
-REASONING = ("reasoning_content", "reasoning", "thinking")
 THINK = re.compile(r"</?think>")
 ESCAPES = re.compile(r"""\\+[nrtbf]?|["'\s]""")
 CODES = re.compile(r"(?:\\+u[0-9a-fA-F]{4})+")
@@ -46,22 +46,22 @@ class Found:
     rendered_keys: list[str] = field(default_factory=list)
 
 
-def find(chat: Conversation, text: str, answers: Mapping[int, Span]) -> Found:
+def find(chat: Conversation, text: str, answers: Mapping[int, str]) -> Found:
     """Compares a chat with its text.
 
     Args:
         chat: The row.
         text: The rendered chat.
-        answers: The trained messages and their stretches of the text.
+        answers: The trained messages by their numbers: what the template renders for each.
     """
     found = Found()
     whole = _Stretch(text)
     for index, message in enumerate(chat.messages):
-        span = answers.get(index)
+        target = answers.get(index)
         content = message.content
-        if span is not None:
-            if content is None or not text.startswith(content, span[0], span[1]):
-                own = _Stretch(text[slice(*span)])
+        if target is not None:
+            if content is None or not target.startswith(content):
+                own = _Stretch(target)
                 if not own.says(content or ""):
                     found.missing.append(Missing(f"messages[{index}].content", CONTENT_HINT))
             else:
@@ -69,8 +69,8 @@ def find(chat: Conversation, text: str, answers: Mapping[int, Span]) -> Found:
         elif content and not whole.goes_on_with(content) and not _is_said(whole, message):
             found.missing.append(Missing(f"messages[{index}].content", CONTENT_HINT))
         if message.tool_calls or message.extra:
-            where = whole if span is None else own or _Stretch(text[slice(*span)])
-            _find_further(found, index, message, where, is_trained=span is not None)
+            where = whole if target is None else own or _Stretch(target)
+            _find_further(found, index, message, where, is_trained=target is not None)
     if chat.tools:
         found.missing += _missing_tools(chat.tools, whole)
     return found
@@ -94,7 +94,7 @@ def _find_further(
     for key, value in message.extra.items():
         if where.holds(value):
             found.rendered_keys.append(key)
-        elif is_trained and key in REASONING:
+        elif is_trained and key in reasoning.KEYS:
             found.missing.append(Missing(f"messages[{index}].{key}", REASONING_HINT))
         else:
             found.idle_keys.append(key)

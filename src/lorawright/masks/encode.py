@@ -10,7 +10,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 
 import jinja2
 
@@ -22,10 +22,19 @@ from lorawright.config.schema import (
     SwallowedPolicy,
     TrainOn,
 )
-from lorawright.masks import derive, dropped_text, pieces, special_tokens
-from lorawright.masks.derive import TagsDisagree, TextView, UnprovenMask
-from lorawright.masks.id_reader import IdReader
-from lorawright.masks.pieces import Piece
+from lorawright.masks import (
+    answers,
+    dropped_text,
+    generation_tags,
+    message_forms,
+    reasoning,
+    special_tokens,
+)
+from lorawright.masks.answers import ChatView
+from lorawright.masks.derive import UnprovenMask
+from lorawright.masks.dropped_text import Found
+from lorawright.masks.generation_tags import TagsDisagree
+from lorawright.masks.sequences import ReadSequence, Row, SequenceReader
 from lorawright.masks.time_limit import TimeLimit
 from lorawright.masks.tokenizer import ChatTokenizer
 from lorawright.masks.turn_markers import TurnMarkers, learn
@@ -39,11 +48,11 @@ class MaskCounts:
     """What was proven, counted while rows pass."""
 
     num_rows: int = 0
+    num_sequences: int = 0  # of which the rows are made
     num_spans: int = 0
     num_agreed_text_ids: int = 0
     num_agreed_tags: int = 0
     num_kept_apart: int = 0  # answers that start with white space: cut from their header
-    num_read_otherwise: int = 0  # answers whose history a server reads as other ids
     num_swallowed: int = 0  # what the template dropped, where that is allowed
     idle_keys: Counter[str] = field(default_factory=Counter)  # of messages; not rendered
     rendered_keys: Counter[str] = field(default_factory=Counter)  # the same; rendered
@@ -74,27 +83,31 @@ class Encoder:
 
     def __post_init__(self) -> None:
         self.markers: TurnMarkers = learn(self.tokenizer)
-        self._reader = IdReader(self.tokenizer)
-        self._tokens = special_tokens.pattern(tuple(self.tokenizer.control_ids))
+        self._sequences = SequenceReader(self.tokenizer, self.markers, self.settings.train_on)
+        self._tokens = special_tokens.pattern(
+            (*self.tokenizer.control_ids, *self.markers.role_tokens)
+        )
 
     def run(self, rows: Iterable[Conversation | Problem]) -> Iterator[EncodedChat | Problem]:
         """Yields encoded chats and problems in the order of the rows."""
         rows = iter(rows)
         while batch := list(itertools.islice(rows, BATCH)):
-            rendered: list[Problem | tuple[Conversation, TextView]] = []
+            rendered: list[Problem | Row] = []
             with TimeLimit() as limit:
                 for row in batch:
                     rendered += [row] if isinstance(row, Problem) else self._render(row, limit)
             yield from self._encode(rendered)
 
-    def _render(
-        self, chat: Conversation, limit: TimeLimit
-    ) -> list[Problem | tuple[Conversation, TextView]]:
+    def _render(self, chat: Conversation, limit: TimeLimit) -> list[Problem | Row]:
         found = list(special_tokens.find(chat, self._tokens))
         if found and self.settings.special_tokens_in_text is SpecialTokensPolicy.ERROR:
             return [_forged(chat, path, token) for path, token in found]
         if found:
+            if any(token in self.markers.role_tokens for _, token in found):
+                return [self._unproven(chat, UnprovenMask(found[0][0], SPELLED_ROLE, SPELLED_HINT))]
             chat = special_tokens.mark(chat, self._tokens)
+        if self.markers.renders_reasoning:
+            chat = reasoning.separate(chat)
         try:
             return limit.run(chat.where, lambda: self._viewed(chat, is_escaped=bool(found)))
         except UnprovenMask as refusal:
@@ -104,38 +117,42 @@ class Encoder:
             severity = _severity(self.settings.invalid)
             return [_problem(chat, "messages", what, Kind.TEMPLATE, TEMPLATE_HINT, severity)]
 
-    def _viewed(
-        self, chat: Conversation, *, is_escaped: bool
-    ) -> list[Problem | tuple[Conversation, TextView]]:
-        chat, view = self._by_text(chat)
-        if is_escaped and special_tokens.ESCAPED_START in view.text.lower():
-            raise UnprovenMask("messages", SPELLED, SPELLED_HINT)
-        lost = self._swallowed(chat, view)
+    def _viewed(self, chat: Conversation, *, is_escaped: bool) -> list[Problem | Row]:
+        """The chat in the first form that the template renders whole; else what the first lacks."""
+        refused: list[jinja2.TemplateError] = []
+        partly: list[tuple[Row, Found]] = []
+        for form in message_forms.forms(chat):
+            try:
+                view = self._view(form)
+            except jinja2.TemplateError as error:
+                refused.append(error)
+                continue
+            if is_escaped and special_tokens.ESCAPED_START in view.text.lower():
+                raise UnprovenMask("messages", SPELLED, SPELLED_HINT)
+            found = _said(form, view)
+            if not found.missing:
+                return self._complete((form, view), found)
+            partly.append(((form, view), found))
+        if not partly:
+            raise refused[0]
+        return self._complete(*partly[0])
+
+    def _complete(self, row: Row, found: Found) -> list[Problem | Row]:
+        chat, view = row
+        lost = self._swallowed(chat, found)
         if lost and self.settings.swallowed is SwallowedPolicy.ERROR:
             return [*lost]
-        return [*lost, *self._idle_flags(chat), *self._check_tags(chat, view), (chat, view)]
+        return [*lost, *self._idle_flags(chat), *self._check_tags(chat, view), row]
 
-    def _by_text(self, chat: Conversation) -> tuple[Conversation, TextView]:
-        """Derivation A; templates that stumble over calls without text get empty text."""
+    def _view(self, chat: Conversation) -> ChatView:
         settings = self.settings
-        try:
-            return chat, derive.by_text(self.tokenizer, self.markers, chat, settings.train_on)
-        except jinja2.TemplateError:
-            if all(message.content is not None for message in chat.messages):
-                raise
-        filled = replace(
-            chat,
-            messages=tuple(
-                replace(message, content=message.content or "") for message in chat.messages
-            ),
-        )
-        return filled, derive.by_text(self.tokenizer, self.markers, filled, settings.train_on)
+        return answers.by_text(
+            self.tokenizer, self.markers, chat, settings.train_on,
+            train_reasoning=settings.train_reasoning,
+        )  # fmt: skip
 
-    def _swallowed(self, chat: Conversation, view: TextView) -> list[Problem]:
+    def _swallowed(self, chat: Conversation, found: Found) -> list[Problem]:
         """What the row says and the rendered chat does not."""
-        found = dropped_text.find(
-            chat, view.text, dict(zip(view.numbers, view.answers, strict=True))
-        )
         if found.idle_keys or found.rendered_keys:
             self.counts.idle_keys.update(found.idle_keys)
             self.counts.rendered_keys.update(found.rendered_keys)
@@ -161,13 +178,13 @@ class Encoder:
             if message.train and message.role is not Role.ASSISTANT
         ]
 
-    def _check_tags(self, chat: Conversation, view: TextView) -> list[Problem]:
+    def _check_tags(self, chat: Conversation, view: ChatView) -> list[Problem]:
         """Derivation C; its first disagreement is reported once and ends it."""
         if self.tags is None or self.counts.tags_problem is not None:
             return []
         source, file = self.tags
         try:
-            derive.check_tags(source, self.tokenizer, chat, view)
+            generation_tags.check(source, self.tokenizer, chat, view)
         except (TagsDisagree, jinja2.TemplateError) as error:
             self.counts.tags_problem = str(error)
             message = f"{error} (row {chat.where})"
@@ -177,120 +194,97 @@ class Encoder:
         self.counts.num_agreed_tags += 1
         return []
 
-    def _encode(
-        self, batch: list[Problem | tuple[Conversation, TextView]]
-    ) -> Iterator[EncodedChat | Problem]:
+    def _encode(self, batch: list[Problem | Row]) -> Iterator[EncodedChat | Problem]:
         rows = [row for row in batch if isinstance(row, tuple)]
-        layouts = [pieces.layout(view) for _, view in rows]
-        read = zip(layouts, self._reader.read([chat for chat, _ in rows], layouts), strict=True)
+        read = iter(self._sequences.read(rows))
         for row in batch:
             if isinstance(row, Problem):
                 yield row
                 continue
-            layout, ids = next(read)
-            if isinstance(ids, UnprovenMask):
-                yield self._unproven(row[0], ids)
+            found = next(read)
+            if isinstance(found, UnprovenMask):
+                yield self._unproven(row[0], found)
             else:
-                yield from self._prove(row[0], layout, ids)
+                yield from self._fitted(row[0], found)
 
-    def _prove(
-        self, chat: Conversation, layout: list[Piece], ids_of_pieces: list[list[int]]
+    def _fitted(
+        self, chat: Conversation, read: list[ReadSequence]
     ) -> Iterator[EncodedChat | Problem]:
-        ids = list(itertools.chain.from_iterable(ids_of_pieces))
-        spans_a = pieces.spans(layout, ids_of_pieces)
-        try:
-            spans_b = derive.by_ids(ids, self.markers, chat, self.settings.train_on)
-        except UnprovenMask as refusal:
-            yield self._unproven(chat, refusal)
-            return
-        if spans_b[:1] and spans_b[0][0] == 0:
-            spans_b[0] = (1, spans_b[0][1])
-        if spans_a != spans_b:
-            what = f"by text {self._shown(ids, spans_a)}, by ids {self._shown(ids, spans_b)}"
-            message = f"the two derivations of the mask disagree: {what}"
-            yield self._unproven(chat, UnprovenMask("messages", message))
-            return
-        encoded = EncodedChat(tuple(ids), tuple(spans_a), chat.file, chat.line, chat.split)
-        if not spans_a:
+        """The sequences of a chat as they are trained, or what keeps it out."""
+        if not any(one.spans for one in read):
             severity = _severity(self.settings.untrained)
             message = "has no trained token"
             yield _problem(chat, "messages", message, Kind.UNTRAINED, UNTRAINED_HINT, severity)
             return
-        fitted = self._fit(encoded, layout, ids_of_pieces)
-        if isinstance(fitted, EncodedChat):
-            self._count(fitted, layout, ids_of_pieces)
-            if len(spans_a) > 1:
-                yield from self._read_otherwise(chat, layout, ids_of_pieces)
-            if len(fitted.ids) < len(ids):
-                num_lost = encoded.num_trained_tokens - fitted.num_trained_tokens
-                what = (
-                    f"cut from {len(ids)} to {len(fitted.ids)} tokens; {num_lost} trained ones lost"
-                )
-                severity = Severity.WARNING
-                yield _problem(chat, "messages", what, Kind.OVERLONG, OVERLONG_HINT, severity)
-        yield fitted
+        limit, policy = self.settings.max_length, self.settings.overlong
+        longest = max(len(one.ids) for one in read)
+        if longest <= limit:
+            kept = [(one.ids, one.spans) for one in read]
+        else:
+            kept = _cut(read, limit) if policy is OverlongPolicy.CUT else []
+            yield self._overlong(chat, read, kept)
+        if kept:
+            self._count(read, kept)
+        for number, (ids, spans) in enumerate(kept):
+            yield EncodedChat(
+                tuple(ids), tuple(spans), chat.file, chat.line, chat.split, number, len(kept)
+            )
+
+    def _overlong(
+        self, chat: Conversation, read: list[ReadSequence], kept: list[tuple[list[int], list[Span]]]
+    ) -> Problem:
+        """What became of a chat that is longer than the limit."""
+        longest = max(len(one.ids) for one in read)
+        if kept:
+            had, has = (
+                sum(end - start for spans in them for start, end in spans)
+                for them in ([one.spans for one in read], [spans for _, spans in kept])
+            )
+            size = max(len(ids) for ids, _ in kept)
+            what = f"cut from {longest} to {size} tokens; {had - has} trained ones lost"
+            severity = Severity.WARNING
+        else:
+            what = f"has {longest} tokens, the limit is {self.settings.max_length}"
+            is_error = self.settings.overlong is OverlongPolicy.ERROR
+            severity = Severity.ERROR if is_error else Severity.DROPPED
+            if self.settings.overlong is OverlongPolicy.CUT:
+                what += "; no whole answer fits"
+        return Problem(
+            chat.file, chat.line, "messages", what, OVERLONG_HINT, Kind.OVERLONG, severity,
+            chat.split,
+        )  # fmt: skip
 
     def _unproven(self, chat: Conversation, refusal: UnprovenMask) -> Problem:
         severity = _severity(self.settings.invalid)
         hint = refusal.hint or MASK_HINT
         return _problem(chat, refusal.path, str(refusal), Kind.MASK, hint, severity)
 
-    def _read_otherwise(
-        self, chat: Conversation, layout: list[Piece], ids_of_pieces: list[list[int]]
-    ) -> Iterator[Problem]:
-        num = pieces.num_read_otherwise(self.tokenizer, layout, ids_of_pieces)
-        self.counts.num_read_otherwise += num
-        if num:
-            what = (
-                "an earlier answer begins with white space that this tokenizer joins with what "
-                f"stands before it: {num} later answers are trained behind ids that differ there "
-                "from what a server reads (the text is equal)"
-            )
-            yield _problem(chat, "messages", what, Kind.MASK, APART_HINT, Severity.WARNING)
-
-    def _fit(
-        self, chat: EncodedChat, layout: list[Piece], ids_of_pieces: list[list[int]]
-    ) -> EncodedChat | Problem:
-        """The chat, cut behind its last answer that fits where the policy says so."""
-        limit = self.settings.max_length
-        if len(chat.ids) <= limit:
-            return chat
-        policy = self.settings.overlong
-        answers = pieces.spans([replace(p, trained=p.is_answer) for p in layout], ids_of_pieces)
-        cut = max((end for _, end in answers if end <= limit), default=0)
-        if policy is OverlongPolicy.CUT and cut:
-            spans = tuple((start, min(end, cut)) for start, end in chat.spans if start < cut)
-            return replace(chat, ids=chat.ids[:cut], spans=spans)
-        message = f"has {len(chat.ids)} tokens, the limit is {limit}"
-        if policy is OverlongPolicy.CUT:
-            message += "; no whole answer fits"
-        severity = Severity.ERROR if policy is OverlongPolicy.ERROR else Severity.DROPPED
-        return Problem(
-            chat.file,
-            chat.line,
-            "messages",
-            message,
-            OVERLONG_HINT,
-            Kind.OVERLONG,
-            severity,
-            chat.split,
-        )
-
-    def _count(
-        self, chat: EncodedChat, layout: list[Piece], ids_of_pieces: list[list[int]]
-    ) -> None:
+    def _count(self, read: list[ReadSequence], kept: list[tuple[list[int], list[Span]]]) -> None:
         self.counts.num_rows += 1
-        self.counts.num_spans += len(chat.spans)
+        self.counts.num_sequences += len(kept)
+        self.counts.num_spans += sum(len(spans) for _, spans in kept)
         self.counts.num_agreed_text_ids += 1
-        position, in_answer = 0, False
-        for piece, ids in zip(layout, ids_of_pieces, strict=True):
-            begins = piece.is_answer and not in_answer and position < len(chat.ids)
-            self.counts.num_kept_apart += begins and piece.text[:1].isspace()
-            position, in_answer = position + len(ids), piece.is_answer
+        for one in read:
+            self.counts.num_kept_apart += one.num_kept_apart
 
-    def _shown(self, ids: list[int], spans: list[Span]) -> str:
-        texts = [self.tokenizer.decode(ids[start:end]) for start, end in spans[:2]]
-        return " | ".join(repr(text[:60]) for text in texts) or "nothing"
+
+def _said(chat: Conversation, view: ChatView) -> Found:
+    text = view.text
+    if len(view.sequences) > 1:
+        text = "\n".join([text, *(one.text for one in view.sequences)])
+    return dropped_text.find(chat, text, view.targets)
+
+
+def _cut(read: list[ReadSequence], limit: int) -> list[tuple[list[int], list[Span]]]:
+    """Each sequence behind its last answer that fits; one without such an answer is left out."""
+    kept = []
+    for one in read:
+        ids = one.ids
+        cut = max((end for _, end in one.answers if end <= limit), default=0)
+        end = len(ids) if len(ids) <= limit else cut
+        if end:
+            kept.append((ids[:end], [(a, min(b, end)) for a, b in one.spans if a < end]))
+    return kept
 
 
 MASK_HINT = (
@@ -298,12 +292,8 @@ MASK_HINT = (
     "`data.invalid: drop`"
 )
 SWALLOWED = "is dropped by this model's chat template: it is not in the rendered chat"
-APART_HINT = (
-    "the answers are right, and such rows may stay; to be exact, take white space from the "
-    "beginning of answers, or, where the template puts it there, make a row of each answer and set "
-    "`data.train_on: last_assistant`"
-)
 SPELLED = "spells a control token inside a value that the template escapes"
+SPELLED_ROLE = "spells a token that turns begin with, which this tokenizer reads as nothing else"
 SPELLED_HINT = "take the token out of the text"
 IDLE = "is true, which has no effect: only answers are trained"
 IDLE_HINT = "take the flag out, or set `data.train_on: all`"

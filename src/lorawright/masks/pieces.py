@@ -11,12 +11,14 @@ dummy prefix), they are differences: the text up to a piece's end less the text 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from lorawright.masks import special_tokens
-from lorawright.masks.derive import TextView, UnprovenMask
+from lorawright.masks.answers import TextView
+from lorawright.masks.derive import UnprovenMask
 from lorawright.masks.tokenizer import ChatTokenizer
 from lorawright.types import Span
 
@@ -25,8 +27,8 @@ from lorawright.types import Span
 class Piece:
     """A stretch of rendered text with ids of its own.
 
-    `plain`: control tokens in it are text. `trained`: its tokens are. `is_answer`: it is a trained
-    answer, or a part of one.
+    `plain`: control tokens in it are text. `trained`: its tokens are. `is_answer`: it is an answer
+    that is trained here, or a part of one.
     """
 
     text: str
@@ -38,26 +40,34 @@ class Piece:
 def layout(view: TextView) -> list[Piece]:
     """The text cut at the view's cuts, and those pieces at forged tokens."""
     edges = [0, *view.cuts, len(view.text)]
-    starts = dict(view.trained)
-    answers = {start for start, _ in view.answers}
+    trained, answers = dict(view.trained), dict(view.answers)
     pieces: list[Piece] = []
-    trained_until = 0
+    trained_until = answer_until = 0
     for start, end in pairwise(edges):
-        trained_until = max(trained_until, starts.get(start, 0))
+        trained_until = max(trained_until, trained.get(start, 0))
+        answer_until = max(answer_until, answers.get(start, 0))
         pieces += [
-            Piece(text, plain, start < trained_until, is_answer=start in answers)
+            Piece(text, plain, start < trained_until, start < answer_until)
             for text, plain in special_tokens.split(view.text[start:end])
         ]
     return pieces
 
 
-def spans(pieces: Sequence[Piece], ids: Sequence[Sequence[int]]) -> list[Span]:
-    """Token ranges of the trained pieces; position 0 has no prompt and is never trained."""
+def spans(
+    pieces: Sequence[Piece], ids: Sequence[Sequence[int]], *, answers: bool = False
+) -> list[Span]:
+    """Token ranges of the trained pieces; position 0 has no prompt and is never trained.
+
+    Args:
+        pieces: Of a sequence.
+        ids: Of each.
+        answers: Those of the answers instead, reasoning that is only read included.
+    """
     found: list[Span] = []
     position = 0
     for piece, ids_of_piece in zip(pieces, ids, strict=True):
         end = position + len(ids_of_piece)
-        if piece.trained and end > max(position, 1):
+        if (piece.is_answer if answers else piece.trained) and end > max(position, 1):
             if found and found[-1][1] == position:
                 found[-1] = (found[-1][0], end)
             else:
@@ -101,27 +111,60 @@ def _by_difference(
     return [whole[start:end] for start, end in pairwise(edges)]
 
 
-def num_read_otherwise(
-    tokenizer: ChatTokenizer, pieces: Sequence[Piece], ids: Sequence[Sequence[int]]
-) -> int:
-    """Answers before which stand other ids than a server makes of the same text.
+def prompts(
+    tokenizer: ChatTokenizer, pieces: Sequence[Piece], *, always: bool
+) -> list[tuple[int, list[Piece]]]:
+    """The prompts whose ids may not be those that the pieces before an answer have.
 
     A cut before an earlier answer stays in what later answers see. It shows where the header's last
     characters and the answer's first would be one token: an answer that starts with white space.
+
+    Args:
+        tokenizer: The model's.
+        pieces: Of a sequence.
+        always: Whether every answer's prompt is wanted.
+
+    Returns:
+        Number of the answer, and its prompt in pieces cut at forged tokens only.
     """
     starts = [
         number
         for number, piece in enumerate(pieces)
         if piece.is_answer and not (number and pieces[number - 1].is_answer)
     ]
-    is_exact = not tokenizer.reads_pieces_alone or any(piece.plain for piece in pieces)
-    if len(starts) < 2 or is_exact or not any(_may_join(tokenizer, pieces, n) for n in starts[:-1]):
-        return 0
-    prompts = ["".join(piece.text for piece in pieces[:number]) for number in starts[1:]]
-    return sum(
-        read != [token for part in ids[:number] for token in part]
-        for number, read in zip(starts[1:], tokenizer.encode(prompts), strict=True)
-    )
+    if (
+        len(starts) < 2 or not tokenizer.reads_pieces_alone
+    ):  # else it is the first, or by difference
+        return []
+    if not (always or any(_may_join(tokenizer, pieces, number) for number in starts[:-1])):
+        return []
+    return [(answer, _joined(pieces[:number])) for answer, number in enumerate(starts) if answer]
+
+
+def _joined(pieces: Sequence[Piece]) -> list[Piece]:
+    """Pieces with nothing but forged tokens between them as one."""
+    groups = itertools.groupby(pieces, key=lambda piece: piece.plain)
+    return [
+        Piece("".join(piece.text for piece in group), plain, trained=False, is_answer=False)
+        for plain, group in groups
+    ]
+
+
+def reads_as_one(
+    tokenizer: ChatTokenizer, pieces: Sequence[Piece], ids: Sequence[Sequence[int]]
+) -> bool:
+    """Whether answers whose reasoning is only read have the ids that a model generates."""
+    if all(piece.trained for piece in pieces if piece.is_answer):
+        return True
+    groups = itertools.groupby(zip(pieces, ids, strict=True), key=lambda pair: pair[0].is_answer)
+    for is_answer, group in groups:
+        pairs = list(group)
+        if is_answer and not any(piece.plain for piece, _ in pairs):
+            (whole,) = encode(tokenizer, [_joined([piece for piece, _ in pairs])])
+            cut = [token for _, of_piece in pairs for token in of_piece]
+            if isinstance(whole, list) and whole[0] != cut:
+                return False
+    return True
 
 
 def _may_join(tokenizer: ChatTokenizer, pieces: Sequence[Piece], number: int) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lorawright.types import Conversation, Message, ToolCall
+from lorawright.types import Conversation, Message
 
 START, END = "\U000f0000", "\U000f0001"
 ESCAPED_START = "\\udb80\\udc00"  # as JSON in ASCII spells it: no marker any more
@@ -78,10 +78,11 @@ def _mark_message(message: Message, wrap: Callable[[str], str]) -> Message:
         message,
         content=None if message.content is None else wrap(message.content),
         tool_calls=tuple(
-            ToolCall(
-                wrap(call.name),
-                _map_strings(call.arguments, wrap),
-                call.id and wrap(call.id),
+            replace(
+                call,
+                name=wrap(call.name),
+                arguments=_map_strings(call.arguments, wrap),
+                id=call.id and wrap(call.id),
             )
             for call in message.tool_calls
         ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from transformers.utils.chat_template_utils import (
     render_jinja_template,
 )
 
+from lorawright.config.schema import TemplateSettings
 from lorawright.errors import TemplateError
 from lorawright.masks import template_files
 from lorawright.masks.byte_level_bpe import ByteLevelBpe, newline_ends_word
@@ -30,6 +31,8 @@ from lorawright.types import Message, Role, Span
 
 Tools = Sequence[Mapping[str, Any]] | None
 DATE_FUNCTION = "strftime_now"
+PROBE = "Zebra 7"  # an answer that no template changes
+NO_VARIABLES: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,10 @@ class ChatTokenizer:
         backend: The Rust tokenizer.
         template: The Jinja source used for chats without tools.
         tool_template: The one used with tools; most models have one for both.
-        variables: Special tokens that templates may name (`bos_token`…).
-        control_ids: Text → id of the tokens that text in a chat must not forge.
+        variables: What templates may name: special tokens (`bos_token`…), and what a config sets
+            (`enable_thinking`).
+        control_ids: Text → id of the special tokens, which text in a chat must not forge.
+        added_ids: Text → id of all added tokens, special or not.
         tokenizer_sha256: Of all that the Rust tokenizer holds.
         stop_ids: Tokens at which the model stops, by its own files; empty where they name none.
         generation_stops: Those of them that its generation config lists, in its order.
@@ -50,20 +55,23 @@ class ChatTokenizer:
             where something is put before every text (SentencePiece's dummy prefix).
         newline_ends_word: Whether no word goes on behind a newline, unless with white space.
         bpe: The same ids faster, for byte-level BPE whose ranks are its ids; see `id_reader`.
+        date: What templates that ask for today's date are told (`strftime_now`).
     """
 
     name: str
     backend: tokenizers.Tokenizer
     template: str
     tool_template: str
-    variables: Mapping[str, str]
+    variables: Mapping[str, Any]
     control_ids: Mapping[str, int]
+    added_ids: Mapping[str, int]
     tokenizer_sha256: str
     stop_ids: frozenset[int] = frozenset()
     generation_stops: tuple[int, ...] = ()
     reads_pieces_alone: bool = True
     newline_ends_word: bool = False
     bpe: ByteLevelBpe | None = None
+    date: date = field(default_factory=date.today)
 
     def render(
         self, messages: Sequence[Message], tools: Tools, *, generation_prompt: bool = False
@@ -75,10 +83,19 @@ class ChatTokenizer:
         """
         return self.rendering(messages, tools).upto(len(messages), generation_prompt)
 
-    def rendering(self, messages: Sequence[Message], tools: Tools) -> Rendering:
-        """A chat whose beginnings are going to be rendered."""
+    def rendering(
+        self,
+        messages: Sequence[Message],
+        tools: Tools,
+        variables: Mapping[str, Any] = NO_VARIABLES,
+    ) -> Rendering:
+        """A chat whose beginnings are going to be rendered; `variables` are a row's own."""
         template = self.tool_template if tools else self.template
-        return Rendering(template, messages, tools, self.variables)
+        return Rendering(template, messages, tools, self.template_variables(variables))
+
+    def template_variables(self, variables: Mapping[str, Any] = NO_VARIABLES) -> dict[str, Any]:
+        """What is handed to the template beside messages and tools, the date included."""
+        return {**self.variables, DATE_FUNCTION: self.date.strftime, **variables}
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, nothing added."""
@@ -117,9 +134,9 @@ class ChatTokenizer:
 
     @property
     def template_date(self) -> str | None:
-        """Today's date where the template asks for it: it stands in every chat then."""
+        """The date where the template asks for it: it stands in every chat then."""
         asks = DATE_FUNCTION in self.template + self.tool_template
-        return date.today().isoformat() if asks else None
+        return self.date.isoformat() if asks else None
 
 
 class Rendering:
@@ -137,7 +154,7 @@ class Rendering:
         template: str,
         messages: Sequence[Message],
         tools: Tools,
-        variables: Mapping[str, str],
+        variables: Mapping[str, Any],
     ) -> None:
         self._compiled = _compile_jinja_template(template)
         self._turns = _alias_reasoning_fields(
@@ -152,12 +169,22 @@ class Rendering:
         Raises:
             jinja2.TemplateError: The template refuses them.
         """
+        return self._render(self._turns[:num_messages], generation_prompt)
+
+    def before_answer(self, num_messages: int) -> str:
+        """What stands before an answer to the first messages, once it is there.
+
+        Raises:
+            jinja2.TemplateError: The template refuses them.
+        """
+        answer = {"role": "assistant", "content": PROBE}
+        return self._render([*self._turns[:num_messages], answer]).rpartition(PROBE)[0]
+
+    def _render(self, turns: list[Any], generation_prompt: bool = False) -> str:
         try:
             return str(
                 self._compiled.render(
-                    self._shared,
-                    messages=self._turns[:num_messages],
-                    add_generation_prompt=generation_prompt,
+                    self._shared, messages=turns, add_generation_prompt=generation_prompt
                 )
             )
         except PYTHON_ERRORS as error:
@@ -168,7 +195,7 @@ def render(
     template: str,
     messages: Sequence[Message],
     tools: Tools,
-    variables: Mapping[str, str],
+    variables: Mapping[str, Any],
     *,
     add_generation_prompt: bool = False,
     with_tags: bool = False,
@@ -198,8 +225,13 @@ PYTHON_ERRORS = (
 )  # fmt: skip
 
 
-def load(folder: Path, name: str) -> ChatTokenizer:
+def load(folder: Path, name: str, settings: TemplateSettings | None = None) -> ChatTokenizer:
     """Reads a tokenizer folder.
+
+    Args:
+        folder: With tokenizer.json and a chat template.
+        name: The model's, for messages.
+        settings: What a config says to the template; None: nothing.
 
     Raises:
         TemplateError: No fast tokenizer, no chat template, or one that is not valid Jinja.
@@ -209,25 +241,25 @@ def load(folder: Path, name: str) -> ChatTokenizer:
     template, tool_template = template_files.templates(folder, config, name)
     for source in {template, tool_template}:
         _parse(source, name)
-    variables = template_files.variables(config)
+    named = template_files.variables(config)
+    settings = settings or TemplateSettings()
+    added = backend.get_added_tokens_decoder().items()
     return ChatTokenizer(
         name=name,
         backend=backend,
         template=template,
         tool_template=tool_template,
-        variables=variables,
-        control_ids={
-            token.content: token_id
-            for token_id, token in backend.get_added_tokens_decoder().items()
-            if token.special
-        },
+        variables={**named, **settings.variables},
+        control_ids={token.content: token_id for token_id, token in added if token.special},
+        added_ids={token.content: token_id for token_id, token in added},
         tokenizer_sha256=hashlib.sha256(backend.to_str().encode()).hexdigest(),
         stop_ids=template_files.stop_ids(
-            folder, name, backend.token_to_id(variables.get("eos_token", ""))
+            folder, name, backend.token_to_id(named.get("eos_token", ""))
         ),
         generation_stops=template_files.generation_stops(folder, name),
         reads_pieces_alone=_reads_pieces_alone(backend),
         newline_ends_word=newline_ends_word(backend),
+        date=date.today() if settings.date == "auto" else settings.date,
     )
 
 
