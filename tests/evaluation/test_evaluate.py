@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from lorawright import hub
 from lorawright.cli import app
-from lorawright.config.schema import OverlongPolicy, StrictPolicy
+from lorawright.config.schema import OverlongPolicy, StrictPolicy, TemplateSettings
 from lorawright.errors import DataError, LorawrightError, ModelError, RunFolderError
 from lorawright.evaluation import chats as eval_chats
 from lorawright.evaluation import harness, scores
@@ -82,7 +82,7 @@ def test_answers_are_those_of_one_question_alone(
     """Left padding and batches change no answer: each prompt alone, through the template."""
     from lorawright.inference.generate import ChatModel, Sampling
 
-    model = ChatModel.load(trained_run, read_config(trained_run).model)
+    model = ChatModel.load(trained_run, read_config(trained_run).model, TemplateSettings())
     for sample in found["samples"][::5]:
         pieces = model.answer(sample["prompt"], Sampling(48), tools=sample["tools"])
         alone = "".join(pieces)

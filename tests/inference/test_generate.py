@@ -10,7 +10,7 @@ import pytest
 
 from lorawright.cli import run as command
 from lorawright.cli.chat_session import ChatSession
-from lorawright.config.schema import ModelSettings
+from lorawright.config.schema import ModelSettings, TemplateSettings
 from lorawright.inference.generate import ChatModel, Sampling
 from lorawright.run.folder import open_run
 
@@ -21,7 +21,7 @@ QUESTION = {"role": "user", "content": "Who are you?"}
 @pytest.fixture(scope="module")
 def chat_model(small_run: Path) -> ChatModel:
     folder, config = open_run(small_run)
-    return ChatModel.load(folder, ModelSettings.model_validate(config["model"]))
+    return ChatModel.load(folder, ModelSettings.model_validate(config["model"]), TemplateSettings())
 
 
 def test_history_and_commands(chat_model: ChatModel, capsys: Capture) -> None:

@@ -19,7 +19,7 @@ import pytest
 from helpers import WEATHER
 
 from lorawright.cli import run as command
-from lorawright.config.schema import ModelSettings
+from lorawright.config.schema import ModelSettings, TemplateSettings
 from lorawright.inference import app, request_queue, stream_filter
 from lorawright.inference import server as serve
 from lorawright.inference.chat_request import parse
@@ -34,7 +34,7 @@ LONG = {"max_tokens": 1800, "temperature": 2.0, "seed": 4}
 @pytest.fixture(scope="module")
 def chat_model(small_run: Path) -> ChatModel:
     folder, config = open_run(small_run)
-    return ChatModel.load(folder, ModelSettings.model_validate(config["model"]))
+    return ChatModel.load(folder, ModelSettings.model_validate(config["model"]), TemplateSettings())
 
 
 @contextmanager

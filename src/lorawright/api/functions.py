@@ -254,7 +254,7 @@ def chat(run: Place) -> ChatModel:
     folder, config = _opened(run)
     from lorawright.inference.generate import ChatModel
 
-    return ChatModel.load(folder, config.model)
+    return ChatModel.load(folder, config.model, config.template)
 
 
 def _plain(value: object) -> object:

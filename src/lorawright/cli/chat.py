@@ -38,7 +38,7 @@ def chat(
             "cannot be combined with --base or --prompt", where="--serve", hint="choose one"
         )
     folder, _ = open_run(run)
-    settings = read_config(folder).model
+    config = read_config(folder)
     if serve:
         from lorawright.inference import server as endpoint
 
@@ -50,7 +50,7 @@ def chat(
     if serve:
         bound = endpoint.bind(port)
         name = folder.path.resolve().name
-        model = ChatModel.load(folder, settings)
+        model = ChatModel.load(folder, config.model, config.template)
         console.note(
             f"{name} at http://{endpoint.HOST}:{bound.getsockname()[1]}/v1 for OpenAI clients; "
             "any API key; Ctrl-C ends"
@@ -58,7 +58,7 @@ def chat(
         endpoint.serve(model, name, bound, sampling)
         sys.stderr.flush()
         os._exit(0)  # nothing is left to do, and torch takes 1 to 7 s to take itself down
-    model = ChatModel.load(folder, settings)
+    model = ChatModel.load(folder, config.model, config.template)
     if prompt is None:
         from lorawright.cli.chat_session import ChatSession
 

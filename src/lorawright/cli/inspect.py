@@ -51,7 +51,7 @@ def inspect(
             "there is no evaluation set", where="--split eval", hint="set `data.eval`"
         )
     folder = hub.tokenizer_folder(settings.model.name, settings.model.revision)
-    tokenizer = masks.load(folder, settings.model.name)
+    tokenizer = masks.load(folder, settings.model.name, settings.template)
     rows = islice(store, num_rows or None)
     if html is not None:
         _write_page(html, tokenizer, rows, f"{config}: {split}")

@@ -83,7 +83,8 @@ def _facts(
     return {
         "num_steps": len(plan.steps),
         "num_epochs": plan.config.training.epochs,
-        "num_chats": len(plan.chats.train),
+        "num_chats": plan.chats.train.num_chats,
+        "num_sequences": len(plan.chats.train),
         "num_tokens": totals.num_tokens,
         "num_trained_tokens": totals.num_trained_tokens,
         "num_computed_tokens": totals.num_computed_tokens,
@@ -134,6 +135,12 @@ def _print(
     num_tokens, num_computed = totals.num_tokens, totals.num_computed_tokens
     saved, share = num_tokens - num_computed, totals.num_trained_tokens / num_tokens
     out.print(f"steps      {number(len(plan.steps))} of {plan.steps.batch_size} chats")
+    chats = plan.chats.train
+    if len(chats) > chats.num_chats:
+        out.print(
+            f"sequences  {number(len(chats))} of {number(chats.num_chats)} chats: each answer "
+            "behind the prompt that inference sees"
+        )
     out.print(f"schedule   {_schedule(plan)}")
     out.print(f"passes     {about}{number(totals.num_passes)}, no padding")
     out.print(f"tokens     {about}{number(num_tokens)}, {share:.0%} trained")

@@ -77,13 +77,14 @@ def _compare(run: Path) -> None:
     from rich.table import Table
 
     from lorawright.cli import console
-    from lorawright.config.schema import ModelSettings
+    from lorawright.config.schema import ModelSettings, TemplateSettings
     from lorawright.i18n.catalogue import translate
     from lorawright.inference.generate import ChatModel, Sampling
     from lorawright.run.folder import open_run
 
     folder, config = open_run(run)
-    model = ChatModel.load(folder, ModelSettings.model_validate(config["model"]))
+    base = ModelSettings.model_validate(config["model"])
+    model = ChatModel.load(folder, base, TemplateSettings())
     table = Table()
     for title in ("question", "base", "tuned"):
         table.add_column(translate(title), overflow="fold")

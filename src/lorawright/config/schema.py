@@ -26,7 +26,9 @@ NumSteps = Annotated[int, Field(gt=0, le=100_000_000, strict=True)]
 NumTokens = Annotated[int, Field(gt=0, le=10_000_000, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 Text = Annotated[str, Field(min_length=1, max_length=255)]
-Variable = Annotated[str, Field(pattern=r"^[A-Za-z_]\w{0,63}$"), AfterValidator(values.variable)]
+Variable = Annotated[
+    str, Field(max_length=64, pattern=r"^[A-Za-z_]\w*$"), AfterValidator(values.variable)
+]
 """A name that a chat template may read and that is not given to it already."""
 Place = Annotated[str, Field(min_length=1, max_length=2048), AfterValidator(values.place)]
 """A path, or a name on the hub."""

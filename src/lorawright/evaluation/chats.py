@@ -25,17 +25,22 @@ MOST_PROOF_TOKENS = 4096  # a forward pass of seconds; the figures settle long b
 
 @dataclass(frozen=True, slots=True)
 class EvalChat:
-    """A chat, as messages and as the ids that the model sees.
+    """A chat, or one of its sequences, as messages and as the ids that the model sees.
 
     Attributes:
         encoded: Ids, and the spans that the run's `train_on` trains.
-        conversation: Its messages.
+        conversation: The chat's messages.
         turns: Role and positions of each turn; empty where the template hides turns.
+        number: Of the chat, from 0.
+        answers: All answers that are not taken out by `train: false`, with the message each is;
+            with the chat's first sequence only.
     """
 
     encoded: EncodedChat
     conversation: Conversation
     turns: tuple[tuple[Role, Span], ...]
+    number: int = 0
+    answers: tuple[tuple[int, EncodedChat, Span], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +85,48 @@ def load(config: Config, source: str | None) -> list[EvalChat]:
 
 def _read(config: Config, settings: DataSettings, split: Split) -> Iterator[EvalChat]:
     """Row by row: several may start on one line, so that an address does not tell them apart."""
-    encoder = masks.Encoder(_tokenizer(config), settings)
+    tokenizer = _tokenizer(config)
+    encoder = masks.Encoder(tokenizer, settings)
+    every = settings.model_copy(update={"train_on": TrainOn.ASSISTANT, "train_reasoning": True})
+    all_answers = None if every == settings else masks.Encoder(tokenizer, every)
+    num_chats = 0
     for row in data.stream(settings):
         if isinstance(row, Problem):
             _raise(row)
         elif row.split is split:
-            for item in encoder.run([row]):
-                if isinstance(item, Problem):
-                    _raise(item)
-                else:
-                    yield EvalChat(item, row, _turns(item, encoder.markers, row))
+            sequences = list(_encoded(encoder, row))
+            answers = _answers(all_answers, row, sequences, settings.train_on)
+            for one in sequences:
+                turns = _turns(one, encoder.markers, row)
+                yield EvalChat(one, row, turns, num_chats, () if one.sequence else answers)
+            num_chats += bool(sequences)
+
+
+def _encoded(encoder: masks.Encoder, row: Conversation) -> Iterator[EncodedChat]:
+    for item in encoder.run([row]):
+        if isinstance(item, Problem):
+            _raise(item)
+        else:
+            yield item
+
+
+def _answers(
+    encoder: masks.Encoder | None,
+    row: Conversation,
+    trained: Sequence[EncodedChat],
+    train_on: TrainOn,
+) -> tuple[tuple[int, EncodedChat, Span], ...]:
+    """All answers of a chat, or the trained ones where not all can be proven."""
+    others = [] if encoder is None else encoder.run([row])
+    found = [item for item in others if isinstance(item, EncodedChat)]
+    numbers = masks.trained_turns(row, TrainOn.ASSISTANT if found else train_on)
+    spans = [(one, span) for one in found or trained for span in one.spans]
+    return tuple((number, one, span) for number, (one, span) in zip(numbers, spans, strict=False))
 
 
 def _tokenizer(config: Config) -> masks.ChatTokenizer:
     folder = hub.tokenizer_folder(config.model.name, config.model.revision)
-    return masks.load(folder, config.model.name)
+    return masks.load(folder, config.model.name, config.template)
 
 
 def _settings(config: Config, source: str | None) -> tuple[DataSettings, Split]:
@@ -134,24 +166,24 @@ def _turns(
     encoded: EncodedChat, markers: masks.TurnMarkers, conversation: Conversation
 ) -> tuple[tuple[Role, Span], ...]:
     try:
-        return tuple(masks.turns(encoded.ids, markers, conversation))
+        turns = tuple(masks.turns(encoded.ids, markers, conversation))
     except masks.UnprovenMask:
         return ()  # its trained tokens are counted all the same
+    if encoded.num_sequences == 1:
+        return turns
+    # an answer counts where it is trained, everything else in the chat's last sequence
+    is_last = encoded.sequence + 1 == encoded.num_sequences
+    others = [turn for turn in turns if is_last and turn[0] is not Role.ASSISTANT]
+    return (*others, *((Role.ASSISTANT, span) for span in encoded.spans))
 
 
 def questions(chats: Sequence[EvalChat]) -> list[Question]:
     """Every answer of every chat that is not taken out by `train: false`."""
-    found: list[Question] = []
-    for one in chats:
-        messages = one.conversation.messages
-        wanted = set(masks.trained_turns(one.conversation, TrainOn.ASSISTANT))
-        numbers = [i for i, m in enumerate(messages) if m.role is Role.ASSISTANT]
-        spans = [span for role, span in one.turns if role is Role.ASSISTANT]
-        for number, (start, end) in zip(numbers, spans, strict=False):
-            if number in wanted:
-                ids = one.encoded.ids
-                found.append(Question(one, number, ids[:start], ids[start:end]))
-    return found
+    return [
+        Question(one, number, read.ids[:start], read.ids[start:end])
+        for one in chats
+        for number, read, (start, end) in one.answers
+    ]
 
 
 def proof_rows(config: Config, source: str | None) -> list[tuple[int, ...]]:
@@ -173,7 +205,7 @@ def proof_rows(config: Config, source: str | None) -> list[tuple[int, ...]]:
 
 def proof_conversations(config: Config, source: str | None) -> list[Conversation]:
     """The same chats as messages, all of them."""
-    return [one.conversation for one in _proof(config, source)]
+    return list({one.number: one.conversation for one in _proof(config, source)}.values())
 
 
 def _proof(config: Config, source: str | None) -> list[EvalChat]:

@@ -131,7 +131,7 @@ class Comparison:
 
 def _standard_error(base: Losses, tuned: Losses) -> float | None:
     """Of the difference of both losses, over chats."""
-    pairs = zip(base.by_chat, tuned.by_chat, strict=True)
+    pairs = [(base.by_chat[number], sums) for number, sums in tuned.by_chat.items()]
     return paired_standard_error([(a.loss, b.loss, a.num_tokens) for a, b in pairs])
 
 

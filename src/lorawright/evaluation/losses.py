@@ -59,13 +59,13 @@ class TokenSums:
 class Losses:
     """Sums over an evaluation set; `by_length` and `by_chat` count trained tokens.
 
-    `by_chat` is in the order of measurement, which is the same for every model.
+    `by_chat` is by the chats' numbers.
     """
 
     trained: TokenSums = field(default_factory=TokenSums)
     by_role: dict[str, TokenSums] = field(default_factory=lambda: defaultdict(TokenSums))
     by_length: dict[str, TokenSums] = field(default_factory=lambda: defaultdict(TokenSums))
-    by_chat: list[TokenSums] = field(default_factory=list)
+    by_chat: dict[int, TokenSums] = field(default_factory=lambda: defaultdict(TokenSums))
 
 
 def measure(
@@ -159,8 +159,7 @@ def _add(found: Losses, chat: EvalChat, losses_P: torch.Tensor, hits_P: torch.Te
         """Where the losses of tokens start…end stand."""
         return slice(index[start - 1], index[end - 2] + 1)
 
-    whole = TokenSums()
-    found.by_chat.append(whole)
+    whole = found.by_chat[chat.number]
     for start, end in chat.encoded.spans:
         where = at(start, end)
         whole.add(losses_P[where], hits_P[where])

@@ -93,7 +93,7 @@ def _measure(
     comparison = Comparison(
         chats=chats,
         questions=eval_chats.spread(eval_chats.questions(chats), options.num_samples),
-        tokenizer=masks.load(files.base, config.model.name),
+        tokenizer=masks.load(files.base, config.model.name, config.template),
         end_ids=tuned.end_tokens(files.base, config.model.name, base),
         max_new_tokens=options.max_new_tokens,
         tokens_per_pass=USUAL_TOKENS_PER_PASS[files.device],
@@ -104,7 +104,8 @@ def _measure(
     return {
         "data": {
             "name": options.data or str(config.data.eval),
-            "num_chats": len(chats),
+            "num_chats": len({one.number for one in chats}),
+            "num_sequences": len(chats),
             "num_tokens": sum(len(one.encoded.ids) for one in chats),
             "num_trained_tokens": sum(one.encoded.num_trained_tokens for one in chats),
         },

@@ -35,6 +35,11 @@ from lorawright.types import Conversation, EncodedChat, Split
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
 TEMPLATE = "chat_template.jinja"
+OWN_COLLATOR = {
+    "remove_unused_columns": False,
+    "dataset_kwargs": {"skip_prepare_dataset": True},
+}
+"""SFTConfig's fields for rows that hold several sequences."""
 
 
 class Form(StrEnum):
@@ -42,6 +47,7 @@ class Form(StrEnum):
 
     CHATS = "chats"  # messages, encoded by the script
     IDS = "ids"  # token ids and labels
+    SEQUENCES = "sequences"  # the same, of chats that are several sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,7 @@ def eject(config: Config, source: str, folder: Path) -> Ejected:
     tokenizer = plan.tokenizer
     template = masks.tagged(tokenizer, masks.learn(tokenizer))
     reason = _first_difference(plan, template)
-    form = Form.CHATS if reason is None else Form.IDS
+    form = _form(plan, reason)
     launch: dict[str, str] = train.describe(plan, [])["launch"]["files"]
     command = _command(launch)
     texts = {
@@ -95,6 +101,13 @@ def eject(config: Config, source: str, folder: Path) -> Ejected:
         _write(plan, form, texts, folder)
     names = tuple(sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()))
     return Ejected(folder, command, form, reason, names)
+
+
+def _form(plan: RunPlan, reason: str | None) -> Form:
+    if reason is None:
+        return Form.CHATS
+    stores = [_store(plan, split) for split in _splits(plan)]
+    return Form.IDS if all(len(s) == s.num_chats for s in stores) else Form.SEQUENCES
 
 
 def _write(plan: RunPlan, form: Form, texts: dict[str, str], folder: Path) -> None:
@@ -125,7 +138,7 @@ def _refuse_uneven(config: Config) -> None:
 
 
 def _pairs(plan: RunPlan, split: Split) -> Iterator[tuple[Conversation, EncodedChat]]:
-    """Chats as read beside the same as encoded, in the store's order."""
+    """Chats as read beside the same as encoded, in the store's order; each one sequence."""
     store = plan.chats.train if split is Split.TRAIN else plan.chats.eval
     encoded = iter(store or ())
     waiting = next(encoded, None)
@@ -149,6 +162,12 @@ def _first_difference(plan: RunPlan, template: str) -> str | None:
         plan.tokenizer_folder, trust_remote_code=settings.trust_remote_code
     )
     for split in _splits(plan):
+        first = next((one for one in _store(plan, split) if one.num_sequences > 1), None)
+        if first is not None:
+            return (
+                f"{first.file}:{first.line} is {first.num_sequences} sequences: this template "
+                "renders earlier answers otherwise than the newest"
+            )
         num_seen = 0
         for conversation, encoded in _pairs(plan, split):
             num_seen += 1
@@ -158,6 +177,7 @@ def _first_difference(plan: RunPlan, template: str) -> str | None:
                     row["messages"],
                     tools=row.get("tools"),
                     chat_template=template,
+                    **plan.tokenizer.template_variables(conversation.variables),
                     return_dict=True,
                     return_assistant_tokens_mask=True,
                 )
@@ -196,15 +216,26 @@ def _write_data(plan: RunPlan, form: Form, folder: Path) -> None:
     for split in _splits(plan):
         with open(folder / f"{split}.jsonl", "wb") as file:
             if form is Form.CHATS:
-                rows = (_row(conversation) for conversation, _ in _pairs(plan, split))
-            else:
+                rows: Iterator[dict[str, Any]] = (
+                    _row(conversation) for conversation, _ in _pairs(plan, split)
+                )
+            elif form is Form.IDS:
                 rows = (_labelled(encoded) for encoded in _store(plan, split))
+            else:
+                rows = _several(_store(plan, split))
             file.writelines(orjson.dumps(row) + b"\n" for row in rows)
 
 
 def _labelled(encoded: EncodedChat) -> dict[str, Any]:
     flags = zip(encoded.ids, encoded.trained_flags(), strict=True)
     return {"input_ids": encoded.ids, "labels": [i if trained else -100 for i, trained in flags]}
+
+
+def _several(store: ChatStore) -> Iterator[dict[str, Any]]:
+    """A chat a row, with all its sequences."""
+    for start in store.starts_C.tolist():
+        numbers = range(start, start + store[start].num_sequences)
+        yield {"sequences": [_labelled(store[number]) for number in numbers]}
 
 
 def _command(launch: dict[str, str]) -> str:
@@ -224,7 +255,7 @@ def _script(plan: RunPlan, source: str, form: Form, command: str) -> str:
         autoescape=False,  # a Python script; values go through repr
     )
     environment.filters["repr"] = _literal
-    num_chats = len(plan.chats.train)
+    num_chats = plan.chats.train.num_chats
     return environment.get_template("train.py.jinja").render(
         source=Path(source).name,
         command=command,
@@ -239,7 +270,10 @@ def _script(plan: RunPlan, source: str, form: Form, command: str) -> str:
         num_chats=num_chats,
         uneven=num_chats % config.training.batch_size and config.training.epochs > 1,
         evaluates=plan.chats.eval is not None,
-        sft=_sft(plan.settings, evaluates=plan.chats.eval is not None),
+        sft={
+            **_sft(plan.settings, evaluates=plan.chats.eval is not None),
+            **(OWN_COLLATOR if form is Form.SEQUENCES else {}),
+        },
         lora=lora.lora_fields(config.lora),
     )
 

@@ -53,7 +53,7 @@ def _run(folder: RunFolder, config: Config, options: Options, progress: Progress
     gguf.refuse_taken(modelfile, folder, overwrite=options.overwrite)
     settings = config.model
     base = hub.model_folder(settings.name, settings.revision, with_code=settings.trust_remote_code)
-    tokenizer = masks.load(base, settings.name)
+    tokenizer = masks.load(base, settings.name, config.template)
     chats = eval_chats.proof_conversations(config, options.data)
     template = ollama_template.make(tokenizer, bare_tools=_bare_tools(chats))
     compared = [

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 from safetensors import SafetensorError, safe_open
 
 from lorawright import hub, masks
@@ -61,7 +62,8 @@ def _run(folder: RunFolder, config: Config) -> dict[str, Any]:
     merged = None if proof is None or not Path(proof["path"]).is_dir() else proof
     name = folder.path.resolve().name
     served = str(base) if model.name == hub.TINY else model.name
-    options = _plain_template(folder, base, model.name) + _new_stop(folder, base, model.name)
+    told = _variables(config)
+    options = _plain_template(folder, base, model.name) + _new_stop(folder, base, model.name) + told
     settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     found = {
         "path": str(adapter),
@@ -71,7 +73,7 @@ def _run(folder: RunFolder, config: Config) -> dict[str, Any]:
             "adapter": _serve_adapter(served, adapter, name, settings["r"]) + options
             if ok
             else None,
-            "merged": None if merged is None else _serve(merged["path"], name),
+            "merged": None if merged is None else _serve(merged["path"], name) + told,
         },
         **{
             key: None if merged is None else merged[key]
@@ -92,6 +94,14 @@ def _plain_template(folder: RunFolder, base: Path, name: str) -> str:
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, masks.plain(template).encode())
     return f" --chat-template {shlex.quote(str(path))}"
+
+
+def _variables(config: Config) -> str:
+    """An option, where the chat template was told something in training."""
+    told = config.template.variables
+    if not told:
+        return ""
+    return f" --default-chat-template-kwargs {shlex.quote(orjson.dumps(told).decode())}"
 
 
 def _new_stop(folder: RunFolder, base: Path, name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lorawright.data.messages import OPENAI, parse_messages, parse_tools
+from lorawright.data.messages import OPENAI, parse_messages, parse_tools, parse_variables
 from lorawright.data.problems import RowErrors
 from lorawright.inference.generate import Sampling
 
@@ -60,6 +60,7 @@ class ChatRequest:
     Attributes:
         messages: As chat templates take them.
         tools: What the model may call, or None.
+        variables: What the request tells the chat template.
         sampling: How to answer; `max_new_tokens` is what was asked for, see `has_limit`.
         has_limit: Whether the request names a limit itself.
         stops: Texts that end the answer.
@@ -69,6 +70,7 @@ class ChatRequest:
 
     messages: tuple[dict[str, Any], ...]
     tools: tuple[dict[str, Any], ...] | None
+    variables: Mapping[str, Any]
     sampling: Sampling
     has_limit: bool
     stops: tuple[str, ...]
@@ -125,6 +127,7 @@ def parse(raw: bytes, defaults: Sampling) -> ChatRequest:
     errors = RowErrors()
     messages = parse_messages(body.get("messages"), "messages", OPENAI, errors)
     tools = parse_tools({"tools": body.get("tools") or None}, errors)
+    variables = parse_variables(body, errors)
     for found in errors.findings:
         raise RefusedRequest(f"{found.path} {found.message}; {found.hint}", param=found.path)
     limit = keys.max_completion_tokens or keys.max_tokens  # neither can be 0
@@ -134,6 +137,7 @@ def parse(raw: bytes, defaults: Sampling) -> ChatRequest:
         tools=None
         if tools is None or body.get("tool_choice") == "none"
         else tuple(dict(tool) for tool in tools),
+        variables=variables,
         sampling=_sampling(keys, defaults, limit),
         has_limit=limit is not None,
         stops=tuple(stops),

@@ -1,17 +1,18 @@
 """Messages or prompt ids → an answer's text, piece by piece, of a run's adapter or of its base.
 
-model = ChatModel.load(run, settings)
+model = ChatModel.load(run, config.model, config.template)
 for piece in model.answer([{"role": "user", "content": "Hi"}]):
     print(piece, end="")
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from queue import Queue
 from threading import Event, Thread
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ from transformers import (
     TextIteratorStreamer,
 )
 
-from lorawright.config.schema import ModelSettings
+from lorawright import masks
+from lorawright.config.schema import ModelSettings, TemplateSettings
 from lorawright.model import tuned
 from lorawright.model.load import load_tokenizer
 from lorawright.run.folder import RunFolder
@@ -61,16 +63,29 @@ class ChatModel:
         model: A PEFT model, or a bare base model.
         tokenizer: Transformers'.
         end_ids: Tokens that end an answer, from the chat template and the model's own list.
+        variables: What the chat template is told, as it was in training.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, end_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        end_ids: Sequence[int],
+        variables: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self.variables = variables
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.end_ids = list(end_ids)
 
     @classmethod
-    def load(cls, run: RunFolder, settings: ModelSettings) -> ChatModel:
+    def load(cls, run: RunFolder, settings: ModelSettings, template: TemplateSettings) -> ChatModel:
         """The adapter of a finished run, or of its newest checkpoint, on its base.
+
+        Args:
+            run: The run folder.
+            settings: The base.
+            template: What its chat template is told.
 
         Raises:
             RunFolderError: The run has neither.
@@ -80,19 +95,28 @@ class ChatModel:
         base = files.load_base()
         end_ids = tuned.end_tokens(files.base, settings.name, base)
         tokenizer = load_tokenizer(files.base, trust_remote_code=settings.trust_remote_code)
-        return cls(files.add_adapter(base), tokenizer, end_ids)
+        told = masks.load(files.base, settings.name, template).template_variables()
+        return cls(files.add_adapter(base), tokenizer, end_ids, told)
 
     def prompt(
-        self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None = None
+        self,
+        messages: Sequence[dict[str, Any]],
+        tools: Sequence[dict[str, Any]] | None = None,
+        variables: Mapping[str, Any] = MappingProxyType({}),
     ) -> Any:
         """Ids and attention mask of a chat, up to where an answer begins.
+
+        Args:
+            messages: The chat so far, as the template takes it.
+            tools: What the model may call.
+            variables: What this chat alone tells the template.
 
         Raises:
             jinja2.TemplateError: The chat template refuses the messages.
         """
         return self.tokenizer.apply_chat_template(
             list(messages), tools=tools, add_generation_prompt=True, return_tensors="pt",
-            return_dict=True,
+            return_dict=True, **{**self.variables, **variables},
         )  # fmt: skip
 
     def answer(

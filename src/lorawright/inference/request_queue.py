@@ -89,7 +89,7 @@ class RequestQueue:
         if should_stop():
             return
         try:
-            prompt = self._model.prompt(request.messages, request.tools)
+            prompt = self._model.prompt(request.messages, request.tools, request.variables)
             sampling = self._limited(request, prompt["input_ids"].shape[1])
             stream = self._model.stream(prompt, sampling, should_stop=should_stop)
             while True:

@@ -157,7 +157,11 @@ class _Reader:
         target = self._through_stop(path, body, message)
         num_read = 0 if self.train_reasoning else reasoning.num_read(target, message)
         if num_read is None:
-            raise UnprovenMask(path, reasoning.NOT_FOUND, reasoning.NOT_FOUND_HINT)
+            raise UnprovenMask(
+                path,
+                "has reasoning whose end is not found in what this model's template renders",
+                "write it as `reasoning_content`, or set `data.train_reasoning: true`",
+            )
         return _Answer(index, prompt, target, num_read)
 
     def _behind(self, index: int, prompt: str, upto: str) -> str | None:

@@ -52,6 +52,8 @@ class MaskCounts:
     num_spans: int = 0
     num_agreed_text_ids: int = 0
     num_agreed_tags: int = 0
+    num_with_reasoning: int = 0
+    num_own_variables: int = 0  # rows with `chat_template_kwargs`
     num_kept_apart: int = 0  # answers that start with white space: cut from their header
     num_swallowed: int = 0  # what the template dropped, where that is allowed
     idle_keys: Counter[str] = field(default_factory=Counter)  # of messages; not rendered
@@ -225,6 +227,8 @@ class Encoder:
             yield self._overlong(chat, read, kept)
         if kept:
             self._count(read, kept)
+            self.counts.num_own_variables += bool(chat.variables)
+            self.counts.num_with_reasoning += any(map(reasoning.of, chat.messages))
         for number, (ids, spans) in enumerate(kept):
             yield EncodedChat(
                 tuple(ids), tuple(spans), chat.file, chat.line, chat.split, number, len(kept)

@@ -16,8 +16,6 @@ KEYS = (REASONING, "reasoning", "thinking")
 INLINE = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 MARKED = re.compile(rf"{START}(</?think>).")  # `<think>` as a control token, marked as text
 CLOSING = re.compile(r"\s*(?:</\w+>|\[/\w+\])\s*")
-NOT_FOUND = "has reasoning whose end is not found in what this model's template renders"
-NOT_FOUND_HINT = "write it as `reasoning_content`, or set `data.train_reasoning: true`"
 
 
 def of(message: Message) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from lorawright.masks.encode import Encoder, MaskCounts
 from lorawright.types import Kind, Problem, Severity
 
+THINKING = "enable_thinking"
 MOST_KEYS = 20  # named; data may have thousands
 
 
@@ -51,9 +52,10 @@ def of_template(encoder: Encoder, name: str) -> Iterator[Problem]:
     if day is not None:
         yield _remark(
             name,
-            f"the chat template writes today's date into every chat: {day} is trained",
-            "a run that is resumed on another day has other ids; prepare and train on one day",
+            f"the chat template writes the date into every chat: {day} is trained",
+            "the run keeps this date; set `template.date` for another",
         )
+    yield from _of_reasoning(encoder, name)
     if not tokenizer.stop_ids:
         yield _remark(
             name,
@@ -71,6 +73,22 @@ def of_template(encoder: Encoder, name: str) -> Iterator[Problem]:
             "and the merged model names it too; a server that reads the base's own file needs it "
             "as a stop token",
         )
+
+
+def _of_reasoning(encoder: Encoder, name: str) -> Iterator[Problem]:
+    """Chats without reasoning teach a model that thinks to think nothing, in that mode too."""
+    tokenizer, counts = encoder.tokenizer, encoder.counts
+    thinks = THINKING in tokenizer.template + tokenizer.tool_template
+    told = THINKING in tokenizer.variables or counts.num_own_variables
+    if not thinks or told or counts.num_with_reasoning or not counts.num_rows:
+        return
+    yield _remark(
+        name,
+        "no chat has reasoning, and the chat template is not told so: answers are trained as the "
+        "template writes them in its usual mode, mostly with an empty `<think>` block",
+        "to train the mode without reasoning: `template.variables: {enable_thinking: false}`, here "
+        "and where the model is served",
+    )
 
 
 def _remark(name: str, message: str, hint: str) -> Problem:

@@ -155,17 +155,10 @@ class SequenceReader:
         """
         ids, is_all = read.ids, self._train_on is TrainOn.ALL
         by_text = read.spans if is_all else read.answers
-        try:
-            if not self._has_counted_headers(read.view):
-                raise UnprovenMask("messages", "headers cannot be counted")
+        if is_all:
             by_ids = derive.by_ids(ids, self.markers, chat, self._train_on)
-        except UnprovenMask:
-            if is_all:
-                raise
-            # several headers in one answer, or a row's own variables: answer by answer
-            self._refuse_other_prompts(read)
-            derive.by_stops(ids, by_text, self.markers)
-            by_ids = by_text
+        else:
+            by_ids = self._by_headers(chat, read) or self._by_stops(read)
         if by_ids[:1] and by_ids[0][0] == 0:
             by_ids[0] = (1, by_ids[0][1])
         if by_text != by_ids:
@@ -173,6 +166,21 @@ class SequenceReader:
             raise UnprovenMask("messages", f"the two derivations of the mask disagree: {what}")
         if not is_all and not pieces.reads_as_one(self._tokenizer, read.pieces, read.ids_of_pieces):
             raise UnprovenMask("messages", MERGED, MERGED_HINT)
+
+    def _by_headers(self, chat: Conversation, read: ReadSequence) -> list[Span] | None:
+        """None where an answer has several headers, or a row's own variables change them."""
+        if not self._has_counted_headers(read.view):
+            return None
+        try:
+            return derive.by_ids(read.ids, self.markers, chat, self._train_on)
+        except UnprovenMask:
+            return None
+
+    def _by_stops(self, read: ReadSequence) -> list[Span]:
+        """Answer by answer: its prompt's ids, read as a whole, and its one stop token."""
+        self._refuse_other_prompts(read)
+        derive.by_stops(read.ids, read.answers, self.markers)
+        return read.answers
 
     def _refuse_other_prompts(self, read: ReadSequence) -> None:
         for answer, prompt in pieces.prompts(self._tokenizer, read.pieces, always=True):

@@ -150,7 +150,7 @@ def end_tokens(folder: Path, name: str, base: Any) -> list[int]:
         name: The base's name, for messages.
         base: The loaded base.
     """
-    marks = masks.learn(masks.load(folder, name))
+    markers = masks.learn(masks.load(folder, name))
     listed = base.generation_config.eos_token_id
     others = listed if isinstance(listed, list) else [] if listed is None else [listed]
-    return list(dict.fromkeys([marks.end_id, *others]))
+    return list(dict.fromkeys([markers.end_id, *others, *sorted(markers.stop_ids)]))

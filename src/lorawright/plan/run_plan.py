@@ -115,6 +115,7 @@ class RunPlan:
             "data": self.chats.certificate["data_sha256"],
             "template": self.chats.certificate["template_sha256"],
             "template_date": self.chats.certificate["template_date"],
+            "template_variables": self.chats.certificate["template_variables"],
         }
         return replace(self, base_folder=folder, identity=identity)
 
@@ -130,7 +131,8 @@ def make(config: Config, tell: Tell) -> RunPlan:
         LorawrightError: Data, template, model or a setting is wrong.
     """
     folder = hub.tokenizer_folder(config.model.name, config.model.revision)
-    tokenizer = masks.load(folder, config.model.name)
+    tokenizer = _load_tokenizer(folder, config)
+    config = _with_date(config, tokenizer)
     chats = prepare.run(config, tokenizer, progress=lambda num_rows: tell(RowsRead(num_rows)))
     prepare.raise_errors(chats)
     tell(ChatsPrepared(chats.problems))
@@ -140,6 +142,18 @@ def make(config: Config, tell: Tell) -> RunPlan:
     if warning is not None:
         tell(Noted(warning, is_warning=True))
     return RunPlan(settings, chats, tokenizer, folder)
+
+
+def _load_tokenizer(folder: Path, config: Config) -> ChatTokenizer:
+    return masks.load(folder, config.model.name, config.template)
+
+
+def _with_date(config: Config, tokenizer: ChatTokenizer) -> Config:
+    """`template.date: auto` as the day that the chats of this run name, where they name one."""
+    if tokenizer.template_date is None:
+        return config
+    template = config.template.model_copy(update={"date": tokenizer.date})
+    return config.model_copy(update={"template": template})
 
 
 def make_steps(config: Config, chats: ChatStore) -> Plan:
@@ -190,7 +204,7 @@ def load(path: Path) -> RunPlan:
     return RunPlan(
         found.settings,
         prepare.reopen(found.chats),
-        masks.load(found.tokenizer_folder, found.settings.config.model.name),
+        _load_tokenizer(found.tokenizer_folder, found.settings.config),
         found.tokenizer_folder,
         found.base_folder,
         found.identity,

@@ -23,7 +23,7 @@ from lorawright.masks import view
 from lorawright.report.charts import charts
 from lorawright.report.summary import Sentence, Summary, Tone, resume_command, summarize
 from lorawright.report.words import Language, words
-from lorawright.run import checkpoint, outcome, outputs
+from lorawright.run import card, checkpoint, outcome, outputs
 from lorawright.run import facts as run_facts
 from lorawright.run.facts import RunFacts, SampleRow
 from lorawright.run.outcome import Change, judge, margin
@@ -295,7 +295,7 @@ model = AutoPeftModelForCausalLM.from_pretrained("{adapter}")
 tokenizer = AutoTokenizer.from_pretrained("{adapter}")
 chat = [{{"role": "user", "content": "Who are you?"}}]
 ids = tokenizer.apply_chat_template(
-    chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    chat, add_generation_prompt=True, return_tensors="pt", return_dict=True{arguments}
 )
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=200)[0]))"""
 
@@ -304,13 +304,13 @@ def commands(facts: RunFacts) -> list[tuple[str, str]]:
     """What can be done with the run: a word and the lines to copy."""
     if facts.state is not run_facts.State.FINISHED:
         return [("use_resume", resume_command(facts))]
-    run = str(facts.path)
+    run, told = str(facts.path), card.template_arguments(facts)
     return [
         ("use_chat", f"lorawright chat {run}"),
         ("use_evaluate", f"lorawright evaluate {run}"),
         ("use_merge", f"lorawright merge {run}"),
         ("use_serve", f"lorawright chat {run} --serve"),
-        ("use_python", PYTHON.format(adapter=f"{run}/adapter")),
+        ("use_python", PYTHON.format(adapter=f"{run}/adapter", arguments=told)),
     ]
 
 

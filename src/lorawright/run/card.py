@@ -72,7 +72,7 @@ def card(facts: RunFacts, base: str | None = None) -> str:
         f"# {facts.name}\n",
         translate(f"A LoRA adapter for {_named(facts, base)}, fine-tuned on chats with lorawright.")
         + "\n",
-        _use(base, facts.certificate.get("new_stop_token")),
+        _use(base, facts.certificate.get("new_stop_token"), template_arguments(facts)),
         *_data(facts),
         *_settings(facts),
         *_results(facts),
@@ -88,7 +88,13 @@ def _named(facts: RunFacts, base: str | None) -> str:
     return f"`{Path(facts.config['model']['name']).name}`"
 
 
-def _use(base: str | None, new_stop: str | None) -> str:
+def template_arguments(facts: RunFacts) -> str:
+    """What the chat template was told in training, as further arguments of a Python call."""
+    told = (facts.config.get("template") or {}).get("variables") or {}
+    return "".join(f", {name}={value!r}" for name, value in told.items())
+
+
+def _use(base: str | None, new_stop: str | None, arguments: str) -> str:
     place = "PATH_OR_REPO_OF_THIS_ADAPTER"
     note = "" if base else f"\n{translate(LOCAL_BASE)}\n"
     ending = ""
@@ -110,7 +116,7 @@ model = AutoPeftModelForCausalLM.from_pretrained("{place}")
 tokenizer = AutoTokenizer.from_pretrained("{place}")
 chat = [{{"role": "user", "content": "Who are you?"}}]
 ids = tokenizer.apply_chat_template(
-    chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    chat, add_generation_prompt=True, return_tensors="pt", return_dict=True{arguments}
 )
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=200{ending})[0]))
 ```

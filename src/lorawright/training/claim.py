@@ -13,7 +13,7 @@ from lorawright.plan.run_plan import RunPlan
 from lorawright.run import checkpoint, lock, outputs, resume
 from lorawright.run import names as run_names
 from lorawright.run.events import Noted, Tell
-from lorawright.run.folder import RunFolder
+from lorawright.run.folder import RunFolder, read_config
 from lorawright.training import failures
 
 NUM_NAMED = 8  # files that are not ours, in the note about them
@@ -58,6 +58,15 @@ def refuse(folder: RunFolder, config: Config, start: Start, source: Path | None)
         folder.refuse_if_taken()
     else:
         folder.refuse_if_not_clearable()
+
+
+def with_date(config: Config, start: Start) -> Config:
+    """A resumed run's chats name the day of its first start, unless the config names another."""
+    folder = RunFolder(Path(config.training.output))
+    if not start.resumes or config.template.date != "auto" or not folder.config.is_file():
+        return config
+    template = config.template.model_copy(update={"date": read_config(folder).template.date})
+    return config.model_copy(update={"template": template})
 
 
 @contextmanager

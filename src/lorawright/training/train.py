@@ -108,7 +108,7 @@ def make_plan(
     """
     if claim.leads(config):
         claim.refuse(RunFolder(Path(config.training.output)), config, start, source)
-    plan = run_plan.make(config, tell)
+    plan = run_plan.make(claim.with_date(config, start), tell)
     if tell is not silent:  # it measures for 0.2 s
         tell(workload.summary(plan))
     process.sft_args(plan)  # what TRL refuses, before anything is fetched or started
