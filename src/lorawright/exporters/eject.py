@@ -177,7 +177,7 @@ def _first_difference(plan: RunPlan, template: str) -> str | None:
                     row["messages"],
                     tools=row.get("tools"),
                     chat_template=template,
-                    **plan.tokenizer.template_variables(conversation.variables),
+                    **{**plan.tokenizer.told, **conversation.variables},
                     return_dict=True,
                     return_assistant_tokens_mask=True,
                 )

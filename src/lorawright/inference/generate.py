@@ -95,7 +95,7 @@ class ChatModel:
         base = files.load_base()
         end_ids = tuned.end_tokens(files.base, settings.name, base)
         tokenizer = load_tokenizer(files.base, trust_remote_code=settings.trust_remote_code)
-        told = masks.load(files.base, settings.name, template).template_variables()
+        told = masks.load(files.base, settings.name, template).told
         return cls(files.add_adapter(base), tokenizer, end_ids, told)
 
     def prompt(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jinja2
 
 from lorawright.errors import TemplateError
+from lorawright.masks.texts import num_common
 from lorawright.masks.tokenizer import PYTHON_ERRORS, ChatTokenizer
 from lorawright.types import Message, Role, ToolCall
 
@@ -45,7 +47,7 @@ def refuse_other_text(reference: Any, tokenizer: ChatTokenizer) -> None:
     for name, messages, tools in CHATS:
         for is_prompt in (False, True):
             ours = _ours(tokenizer, messages, tools, is_prompt)
-            theirs = _theirs(reference, messages, tools, is_prompt)
+            theirs = _theirs(reference, messages, tools, is_prompt, tokenizer.told)
             if ours != theirs:
                 got, expected = _parting(ours, theirs)
                 raise TemplateError(
@@ -74,6 +76,7 @@ def _theirs(
     messages: list[Message],
     tools: list[dict[str, Any]] | None,
     is_prompt: bool,
+    told: Mapping[str, Any],
 ) -> str | None:
     try:
         text = reference.apply_chat_template(
@@ -81,6 +84,7 @@ def _theirs(
             tools=tools,
             tokenize=False,
             add_generation_prompt=is_prompt,
+            **told,
         )
     # whatever a template's expression raises: it refuses the chat, as it did for us
     except (jinja2.TemplateError, *PYTHON_ERRORS):
@@ -92,6 +96,5 @@ def _parting(ours: str | None, theirs: str | None) -> tuple[str, str]:
     """A little of both from where they part."""
     if ours is None or theirs is None:
         return ("nothing", "it") if theirs is None else ("it", "nothing")
-    limit = min(len(ours), len(theirs))
-    at = next((i for i in range(limit) if ours[i] != theirs[i]), limit)
+    at = num_common(ours, theirs)
     return repr(theirs[at : at + 40]), repr(ours[at : at + 40])

@@ -97,6 +97,15 @@ class ChatTokenizer:
         """What is handed to the template beside messages and tools, the date included."""
         return {**self.variables, DATE_FUNCTION: self.date.strftime, **variables}
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """The same without special tokens, which Transformers' tokenizer gives itself."""
+        return {
+            name: value
+            for name, value in self.template_variables().items()
+            if not name.endswith("_token")
+        }
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, nothing added."""
         if self.bpe is None:
