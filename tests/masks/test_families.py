@@ -9,15 +9,8 @@ from typing import Any
 
 import orjson
 import pytest
-from tokenizers import (
-    AddedToken,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    trainers,
-)
+from helpers import sentencepiece
+from tokenizers import AddedToken, Tokenizer
 
 from lorawright import hub, masks
 from lorawright.config.schema import DataSettings
@@ -102,31 +95,6 @@ def trained(tokenizer: masks.ChatTokenizer, found: list[Any]) -> list[str]:
     return [tokenizer.decode(encoded.ids[start:end]) for start, end in encoded.spans]
 
 
-def sentencepiece(kind: str) -> Tokenizer:
-    """A small vocabulary of Llama 2's kind: a space is `▁`, and one is put before texts."""
-    backend = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=False))
-    texts = [
-        "▁Every▁day▁is▁good.▁Hello!▁Two?",
-        "▁user▁assistant▁system",
-        "每天都好。你好",
-        "abcxyzH",
-    ]
-    special = [AddedToken(token, special=True, normalized=False) for token in CONTROL]
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<unk>", *special, "<0x0A>"])
-    backend.train_from_iterator(texts * 20, trainer)
-    written = orjson.loads(backend.to_str())
-    written["model"]["byte_fallback"] = True
-    written["added_tokens"].pop()
-    backend = Tokenizer.from_str(orjson.dumps(written).decode())
-    if kind == "prepend":
-        steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-        backend.normalizer = normalizers.Sequence(steps)
-    else:
-        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=kind, split=False)
-    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback()])
-    return backend
-
-
 THREE = row(
     user("Hi"),
     answer("Every day is good."),
@@ -173,6 +141,15 @@ def test_answer_whose_ids_are_not_its_own_is_refused(load: Load) -> None:
     (problem,) = encode(tokenizer, row(user("Hi"), answer("llo!")))
     assert isinstance(problem, Problem)
     assert "no ids are the answer's alone" in problem.message and problem.hint
+
+
+def test_text_that_the_vocabulary_cannot_write(load: Load) -> None:
+    tokenizer = load(PLAIN, sentencepiece("prepend"))
+    (problem,) = encode(tokenizer, row(user("Hi"), answer("A zero: Ø")))
+    assert (problem.kind, problem.severity) == (Kind.SWALLOWED, Severity.ERROR)
+    assert "unknown tokens" in problem.message and "`data.swallowed: warn`" in problem.hint
+    warning, found = encode(tokenizer, row(user("Hi"), answer("A zero: Ø")), swallowed="warn")
+    assert warning.severity is Severity.WARNING and isinstance(found, EncodedChat)
 
 
 def test_byte_level_vocabularies_are_cut_as_before(load: Load) -> None:

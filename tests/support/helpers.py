@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
 from lorawright.run.events import Event, StepFinished, Tell
 
@@ -95,3 +105,32 @@ def signal_after(step: int, number: signal.Signals) -> Tell:
             os.kill(os.getpid(), number)
 
     return tell
+
+
+CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+
+
+def sentencepiece(kind: str, more: Sequence[str] = ()) -> Tokenizer:
+    """A small vocabulary of Llama 2's kind: a space is `▁`, and one is put before texts."""
+    backend = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=False))
+    texts = [
+        "▁Every▁day▁is▁good.▁Hello!▁Two?",
+        "▁user▁assistant▁system",
+        "每天都好。你好",
+        "abcxyzH",
+        *more,
+    ]
+    special = [AddedToken(token, special=True, normalized=False) for token in CONTROL]
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<unk>", *special, "<0x0A>"])
+    backend.train_from_iterator(texts * 20, trainer)
+    written = orjson.loads(backend.to_str())
+    written["model"]["byte_fallback"] = True
+    written["added_tokens"].pop()
+    backend = Tokenizer.from_str(orjson.dumps(written).decode())
+    if kind == "prepend":
+        steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        backend.normalizer = normalizers.Sequence(steps)
+    else:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=kind, split=False)
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback()])
+    return backend

@@ -35,14 +35,14 @@ CHATS: tuple[tuple[str, list[Message], list[dict[str, Any]] | None], ...] = (
 
 
 def refuse_other_text(reference: Any, tokenizer: ChatTokenizer) -> None:
-    """Renders a few chats by both, with and without tools, as whole chats and as prompts.
+    """Renders and reads a few chats by both, with and without tools, whole and as prompts.
 
     Args:
         reference: Transformers' tokenizer.
         tokenizer: The one that the chats were encoded with.
 
     Raises:
-        TemplateError: A chat is rendered otherwise.
+        TemplateError: A chat is rendered otherwise, or read as other ids.
     """
     for name, messages, tools in CHATS:
         for is_prompt in (False, True):
@@ -54,9 +54,23 @@ def refuse_other_text(reference: Any, tokenizer: ChatTokenizer) -> None:
                     f"Transformers renders {name} otherwise than it is trained here: {got} where "
                     f"{expected} is trained",
                     where=tokenizer.name,
-                    hint="save the tokenizer anew: "
-                    "`AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`",
+                    hint=ANEW,
                 )
+            if ours is not None and _other_ids(reference, tokenizer, ours):
+                raise TemplateError(
+                    f"Transformers gives {name} other ids than it is trained with here",
+                    where=tokenizer.name,
+                    hint=ANEW,
+                )
+
+
+ANEW = "save the tokenizer anew: `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`"
+
+
+def _other_ids(reference: Any, tokenizer: ChatTokenizer, text: str) -> bool:
+    """Its class may have rules of its own, beside those of tokenizer.json."""
+    theirs = reference(text, add_special_tokens=False)["input_ids"]
+    return bool(list(theirs) != tokenizer.encode([text])[0])
 
 
 def _ours(

@@ -218,6 +218,11 @@ class Encoder:
             message = "has no trained token"
             yield _problem(chat, "messages", message, Kind.UNTRAINED, UNTRAINED_HINT, severity)
             return
+        unknown = self._unknown(chat, read)
+        if unknown is not None:
+            yield unknown
+            if unknown.severity is Severity.ERROR:
+                return
         limit, policy = self.settings.max_length, self.settings.overlong
         longest = max(len(one.ids) for one in read)
         if longest <= limit:
@@ -233,6 +238,18 @@ class Encoder:
             yield EncodedChat(
                 tuple(ids), tuple(spans), chat.file, chat.line, chat.split, number, len(kept)
             )
+
+    def _unknown(self, chat: Conversation, read: list[ReadSequence]) -> Problem | None:
+        """Text that the vocabulary cannot write: it would be trained as its unknown token."""
+        token = self.tokenizer.unknown_id
+        if token is None or not any(token in one.ids for one in read):
+            return None
+        num = max(one.ids.count(token) for one in read)
+        self.counts.num_swallowed += num
+        is_error = self.settings.swallowed is SwallowedPolicy.ERROR
+        severity = Severity.ERROR if is_error else Severity.WARNING
+        what = f"has text that this model's vocabulary cannot write: {num} unknown tokens"
+        return _problem(chat, "messages", what, Kind.SWALLOWED, UNKNOWN_HINT, severity)
 
     def _overlong(
         self, chat: Conversation, read: list[ReadSequence], kept: list[tuple[list[int], list[Span]]]
@@ -299,6 +316,7 @@ SWALLOWED = "is dropped by this model's chat template: it is not in the rendered
 SPELLED = "spells a control token inside a value that the template escapes"
 SPELLED_ROLE = "spells a token that turns begin with, which this tokenizer reads as nothing else"
 SPELLED_HINT = "take the token out of the text"
+UNKNOWN_HINT = "change them, or set `data.swallowed: warn` to train with its unknown token there"
 IDLE = "is true, which has no effect: only answers are trained"
 IDLE_HINT = "take the flag out, or set `data.train_on: all`"
 TEMPLATE_HINT = "change the row, or leave it out with `data.invalid: drop`"

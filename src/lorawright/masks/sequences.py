@@ -34,20 +34,24 @@ class ReadSequence:
         view: Its text and what of it is trained.
         pieces: The text in pieces.
         ids_of_pieces: The ids of each.
+        ids: All of them.
+        spans: Token ranges that are trained, by text.
+        answers: Token ranges of the answers, by text.
     """
 
     view: TextView
     pieces: list[Piece]
     ids_of_pieces: list[list[int]]
+    ids: list[int]
+    spans: list[Span]
+    answers: list[Span]
 
-    @property
-    def ids(self) -> list[int]:
-        return list(itertools.chain.from_iterable(self.ids_of_pieces))
-
-    @property
-    def spans(self) -> list[Span]:
-        """Token ranges that are trained, by text."""
-        return pieces.spans(self.pieces, self.ids_of_pieces)
+    @classmethod
+    def of(cls, view: TextView, layout: list[Piece], ids: list[list[int]]) -> ReadSequence:
+        """The sequence of a view, from the ids of its pieces."""
+        answers = pieces.spans(layout, ids, answers=True)
+        spans = answers if view.trained == view.answers else pieces.spans(layout, ids)
+        return cls(view, layout, ids, list(itertools.chain.from_iterable(ids)), spans, answers)
 
     @property
     def num_kept_apart(self) -> int:
@@ -57,11 +61,6 @@ class ReadSequence:
             piece.is_answer and not was_answer and piece.text[:1].isspace()
             for was_answer, piece in zip(before, self.pieces, strict=False)
         )
-
-    @property
-    def answers(self) -> list[Span]:
-        """Token ranges of the answers, by text."""
-        return pieces.spans(self.pieces, self.ids_of_pieces, answers=True)
 
 
 class SequenceReader:
@@ -112,7 +111,7 @@ class SequenceReader:
             ]
         if isinstance(ids, UnprovenMask):
             raise ids
-        read = ReadSequence(view, layout, ids)
+        read = ReadSequence.of(view, layout, ids)
         self._prove(chat, read)
         return [read]
 
@@ -180,7 +179,7 @@ class SequenceReader:
         """Answer by answer: its prompt's ids, read as a whole, and its one stop token."""
         self._refuse_other_prompts(read)
         derive.by_stops(read.ids, read.answers, self.markers)
-        return read.answers
+        return list(read.answers)
 
     def _refuse_other_prompts(self, read: ReadSequence) -> None:
         for answer, prompt in pieces.prompts(self._tokenizer, read.pieces, always=True):

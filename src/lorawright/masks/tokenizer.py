@@ -55,6 +55,7 @@ class ChatTokenizer:
             where something is put before every text (SentencePiece's dummy prefix).
         newline_ends_word: Whether no word goes on behind a newline, unless with white space.
         bpe: The same ids faster, for byte-level BPE whose ranks are its ids; see `id_reader`.
+        unknown_id: What text becomes that the vocabulary cannot write; None where it writes all.
         date: What templates that ask for today's date are told (`strftime_now`).
     """
 
@@ -71,6 +72,7 @@ class ChatTokenizer:
     reads_pieces_alone: bool = True
     newline_ends_word: bool = False
     bpe: ByteLevelBpe | None = None
+    unknown_id: int | None = None
     date: date = field(default_factory=date.today)
 
     def render(
@@ -120,6 +122,8 @@ class ChatTokenizer:
 
     def encode_whole(self, texts: Sequence[str]) -> list[list[int]]:
         """The same by the tokenizer itself, which is the reference."""
+        if not texts:
+            return []
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
@@ -268,6 +272,7 @@ def load(folder: Path, name: str, settings: TemplateSettings | None = None) -> C
         generation_stops=template_files.generation_stops(folder, name),
         reads_pieces_alone=_reads_pieces_alone(backend),
         newline_ends_word=newline_ends_word(backend),
+        unknown_id=_unknown_id(backend),
         date=date.today() if settings.date == "auto" else settings.date,
     )
 
@@ -292,6 +297,11 @@ def _backend(path: Path, name: str) -> tokenizers.Tokenizer:
     backend.no_truncation()
     backend.no_padding()
     return backend
+
+
+def _unknown_id(backend: tokenizers.Tokenizer) -> int | None:
+    token = getattr(backend.model, "unk_token", None)
+    return None if token is None else backend.token_to_id(token)
 
 
 def _reads_pieces_alone(backend: tokenizers.Tokenizer) -> bool:
