@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from lorawright import hub
 from lorawright.config import Config
-from lorawright.config.schema import Dtype, ModelSettings
+from lorawright.config.schema import Dtype, LoraSettings, ModelSettings
 from lorawright.errors import ModelError
 from lorawright.evaluation import losses
 from lorawright.evaluation.chats import EvalChat
@@ -22,7 +22,7 @@ from lorawright.hardware import Device
 from lorawright.model import attention, causal_lm, load, lora, selfcheck
 from lorawright.model.attention import PassShape
 from lorawright.model.causal_lm import LossKind
-from lorawright.plan import run_plan
+from lorawright.plan import adapted, run_plan
 from lorawright.plan.attention import Attention
 from lorawright.run.events import silent
 from lorawright.training import train
@@ -80,10 +80,7 @@ def plain_losses(config: Config, base: Path) -> list[float]:
             setattr(known, key, 0.0 if isinstance(value, float) else value)
     found = AutoModelForCausalLM.from_pretrained(base, config=known, attn_implementation="eager")
     torch.manual_seed(config.training.seed)
-    made = lora.lora_config(config.lora)
-    made.exclude_modules = lora.routers(found) or None
-    made.fan_in_fan_out = lora.are_transposed(found)
-    wrapped = get_peft_model(found, made).train()
+    wrapped = get_peft_model(found, LoraConfig(**lora.fields_for(found, config.lora))).train()
     trained = [p for p in wrapped.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.training.learning_rate, weight_decay=0.0)
     losses = []
@@ -251,14 +248,14 @@ def test_experts_are_a_note_before_hours_of_training(
     [
         (["q_proj", "vproj"], "no layer is called `vproj`; did you mean `v_proj`?"),
         (["xyz"], "no layer is called `xyz`"),
-        ("q_proj,v_proj", "`q_proj,v_proj` as a whole"),
+        ("[qv]_proj", "`[qv]_proj` as a whole"),
     ],
 )
 def test_target_modules_that_are_not_there(wanted: Any, message: str) -> None:
     settings = ModelSettings(name="tiny", dtype=Dtype.FLOAT32)
     base = load.load_base(settings, hub.model_folder("tiny"), Device.CPU, training=True)
     with pytest.raises(ModelError) as error:
-        lora.refuse_unknown(base, wanted)
+        adapted.refuse_unknown(base, LoraSettings(target_modules=wanted))
     assert message in error.value.what
     assert "q_proj, k_proj, v_proj, o_proj" in str(error.value.hint)
 
@@ -267,7 +264,7 @@ def test_target_modules_that_are_not_there(wanted: Any, message: str) -> None:
 def test_target_modules_that_are(wanted: Any) -> None:
     settings = ModelSettings(name="tiny", dtype=Dtype.FLOAT32)
     base = load.load_base(settings, hub.model_folder("tiny"), Device.CPU, training=True)
-    lora.refuse_unknown(base, wanted)
+    adapted.refuse_unknown(base, LoraSettings(target_modules=wanted))
 
 
 def test_a_family_that_transformers_does_not_know(tmp_path: Path) -> None:
