@@ -84,6 +84,7 @@ def load_leniently(path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
     config = paths.anchored(config, Path(path).parent, kept=set_keys)
     problems += _source_problems(config, given, file)
     problems += _trl_problems(config, given, file)
+    problems += _parameter_problems(config, given, file)
     return Loaded(config, tuple(problems), given, _is_readable(tree.values, problems))
 
 
@@ -184,6 +185,26 @@ def _trl_problems(config: Config, given: dict[str, str], file: str) -> list[Prob
         where, line = _address(key, given, file)
         problems.append(_problem(where, line, key, f"`{key}` {what}", hint))
     return problems
+
+
+def _parameter_problems(config: Config, given: dict[str, str], file: str) -> list[Problem]:
+    """PEFT adds an adapter to a parameter itself, where no input is that could be dropped out."""
+    if not config.lora.target_parameters:
+        return []
+    key = "lora.target_parameters"
+    where, line = _address(key, given, file)
+    faults = {"lora.dropout": config.lora.dropout > 0, "lora.use_dora": config.lora.use_dora}
+    return [
+        _problem(
+            where,
+            line,
+            key,
+            f"`{key}` is adapted by PEFT as a weight, which `{other}` cannot be",
+            f"write `{other}: {value}`, or leave `{key}` out",
+        )
+        for other, value in (("lora.dropout", "0"), ("lora.use_dora", "false"))
+        if faults[other]
+    ]
 
 
 def _is_readable(tree: dict[str, Any], problems: Sequence[Problem]) -> bool:

@@ -42,9 +42,7 @@ class Group:
     parameter: str
     conversion: Any
 
-    def to_model(
-        self, read: Callable[[str], torch.Tensor], model: Any
-    ) -> dict[str, torch.Tensor]:
+    def to_model(self, read: Callable[[str], torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
         """Parameters, by their names in the model.
 
         Args:
@@ -58,9 +56,7 @@ class Group:
             conversion.add_tensor(self.parameter, name, pattern, read(name))
         return _converted(conversion, self.parameter, model)
 
-    def to_files(
-        self, parameters: dict[str, torch.Tensor], model: Any
-    ) -> dict[str, torch.Tensor]:
+    def to_files(self, parameters: dict[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
         """The way back: tensors by their names in the files.
 
         Raises:
@@ -116,4 +112,6 @@ def _inner(name: str, known: dict[str, str]) -> str:
     """A name on the way back as it was on the way here: the model's prefix may be the loader's."""
     if name in known:
         return name
-    return next(inner for inner in known if name.endswith(f".{inner}") or inner.endswith(f".{name}"))
+    return next(
+        inner for inner in known if name.endswith(f".{inner}") or inner.endswith(f".{name}")
+    )

@@ -106,9 +106,8 @@ def left_out(base: Any, settings: LoraSettings) -> LeftOut:
     num_all = 0
     for name, parameter in base.named_parameters():
         num_all += parameter.numel()
-        in_block = re.search(r"\.\d+\.", name) is not None
         given = any(_is_meant(one, name) for one in settings.target_parameters or [])
-        if in_block and parameter.dim() in DIMENSIONS and name not in covered and not given:
+        if _is_matrix(name, parameter) and name not in covered and not given:
             short = _short(name)
             sizes[short] = sizes.get(short, 0) + parameter.numel()
     names = sorted(sizes, key=lambda short: -sizes[short])
@@ -117,9 +116,7 @@ def left_out(base: Any, settings: LoraSettings) -> LeftOut:
 
 def routers(base: Any) -> list[str]:
     """Linear layers that answer with more than a tensor, which no adapter can be added to."""
-    return [
-        name for name, module in _linear(base) if type(module).__name__.endswith("Router")
-    ]
+    return [name for name, module in _linear(base) if type(module).__name__.endswith("Router")]
 
 
 def are_transposed(base: Any) -> bool:
@@ -131,7 +128,12 @@ def are_transposed(base: Any) -> bool:
 
 def layer_names(base: Any) -> str:
     """Names of the base's linear layers, for people."""
-    return _listed(list(dict.fromkeys(_leaf(name) for name in _all_linear(base))))
+    return listed(list(dict.fromkeys(_leaf(name) for name in _all_linear(base))))
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for people, the first of them."""
+    return ", ".join(names[:MOST_LISTED]) + (", …" if len(names) > MOST_LISTED else "")
 
 
 def _refuse_unknown_modules(base: Any, wanted: str | Sequence[str]) -> None:
@@ -166,7 +168,7 @@ def _refuse_unknown_parameter(base: Any, wanted: str, settings: LoraSettings) ->
         raise ModelError(
             f"no parameter is called `{wanted}`{guess}",
             where=PARAMETERS,
-            hint=f"this model has {_listed(known)}",
+            hint=f"this model has {listed(known)}",
         )
     adapted = {f"{name}.weight" for name in _meant(base, targets(base, settings.target_modules))}
     for name, parameter in found.items():
@@ -230,8 +232,14 @@ def _matrices(base: Any) -> Iterator[tuple[str, Any]]:
     """Parameters that are no linear layer's own."""
     own = {f"{name}.weight" for name, _ in _linear(base)}
     for name, parameter in base.named_parameters():
-        if parameter.dim() in DIMENSIONS and name not in own and re.search(r"\.\d+\.", name):
+        if _is_matrix(name, parameter) and name not in own:
             yield name, parameter
+
+
+def _is_matrix(name: str, parameter: Any) -> bool:
+    """One of a block's that is multiplied with; the biases of experts have two dimensions, too."""
+    in_block = re.search(r"\.\d+\.", name) is not None
+    return in_block and parameter.dim() in DIMENSIONS and not name.endswith("bias")
 
 
 def _leaf(name: str) -> str:
@@ -241,7 +249,3 @@ def _leaf(name: str) -> str:
 def _short(name: str) -> str:
     """`model.layers.3.mlp.gate.weight` → `mlp.gate.weight`."""
     return re.sub(r"^.*?\.\d+\.", "", name)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:MOST_LISTED]) + (", …" if len(names) > MOST_LISTED else "")
