@@ -11,6 +11,7 @@ of a layer, whose parts stand mixed in the files.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -317,14 +318,13 @@ def _changed(
     missing = {*found.layers, *found.replaced}
     changed: dict[str, Group] = {}
     for group in groups:
-        try:
+        with _conversion_of(group.parameter, base):
             made = group.to_model(read, found.model)
-            if missing.isdisjoint(made):
-                continue
-            _refuse_other_sizes(made, sizes, base)
+        if missing.isdisjoint(made):
+            continue
+        _refuse_other_sizes(made, sizes, base)
+        with _conversion_of(group.parameter, base):
             back = group.to_files(made, found.model)
-        except (KeyError, ValueError, RuntimeError, NotImplementedError, StopIteration) as error:
-            raise _other_names(group.parameter, base) from error
         if {n: t.shape for n, t in back.items()} != {n: read(n).shape for n in group.tensors}:
             raise _other_names(group.parameter, base)
         changed.update(dict.fromkeys(group.tensors, group))
@@ -332,6 +332,15 @@ def _changed(
     if missing:
         raise _other_names(min(missing), base)
     return changed
+
+
+@contextmanager
+def _conversion_of(parameter: str, base: Path) -> Iterator[None]:
+    """What Transformers' conversions say of parts that are missing, too many, or of no way back."""
+    try:
+        yield
+    except (KeyError, ValueError, RuntimeError, NotImplementedError, StopIteration) as error:
+        raise _other_names(parameter, base) from error
 
 
 def _refuse_other_sizes(
