@@ -16,8 +16,9 @@ from small_models import MIXTURES, make_base, plain_losses, settled
 from transformers import AutoModelForCausalLM
 
 from lorawright.config import Config
+from lorawright.config.load import load_leniently
 from lorawright.config.schema import LoraSettings
-from lorawright.errors import ModelError
+from lorawright.errors import ConfigError, ModelError
 from lorawright.exporters import base_tensors, merge, merged_weights
 from lorawright.plan import adapted, run_plan
 from lorawright.run.events import silent
@@ -113,6 +114,38 @@ def test_activations_that_are_computed_again(make_config: MakeConfig, tmp_path: 
     assert got == pytest.approx(plain_losses(config, base), abs=5e-6)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"distributed": {"strategy": "zero3"}}, "which divides the weights"),
+        ({"lora": {"target_parameters": ["down_proj"]}}, "`lora.dropout` cannot be"),
+        ({"distributed": {"strategy": "fsdp2", "num_processes": 2}}, "which divides the weights"),
+    ],
+)
+def test_what_a_parameter_cannot_have_is_refused(
+    make_config: MakeConfig, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    base = make_base(tmp_path / "base", "mixtral", **MIXTURES["mixtral"])
+    config = small_config(make_config, base, target_parameters=["experts.down_proj"])
+    divided = Config.model_validate({**config.model_dump(), **changes})
+    with pytest.raises(ConfigError, match=message) as error:
+        run_plan.make(divided, silent)
+    assert error.value.where == "lora.target_parameters"
+
+
+@pytest.mark.parametrize(
+    ("more", "key"), [("", "lora.dropout"), ("  dropout: 0\n  use_dora: true\n", "lora.use_dora")]
+)
+def test_what_a_parameter_cannot_have_is_a_line_of_the_config(
+    tmp_path: Path, more: str, key: str
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(f"lora:\n  target_parameters: [mlp.experts.down_proj]\n{more}")
+    (problem,) = load_leniently(path).problems
+    assert problem.line == 2 and problem.path == "lora.target_parameters"
+    assert f"`{key}` cannot be" in problem.message and f"write `{key}: " in str(problem.hint)
+
+
 @pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss"])
 def test_a_plan_says_what_is_not_adapted(
     make_config: MakeConfig, tmp_path: Path, name: str
@@ -159,6 +192,25 @@ def test_a_pattern_keeps_the_layers_it_is_limited_to(
     config = small_config(make_config, base, target_modules=r".*\.1\..*q_proj")
     names = load_file(train.run(config).folder.adapter / "adapter_model.safetensors")
     assert len(names) == 2 and all(".1.self_attn.q_proj." in name for name in names)
+
+
+def test_a_mamba_layer_keeps_its_last_projection(make_config: MakeConfig, tmp_path: Path) -> None:
+    """PEFT refuses `out_proj` there, whose weight a kernel reads: `all-linear` leaves it out."""
+    base = make_base(
+        tmp_path / "base", "mamba2", num_heads=4, head_dim=16, state_size=8, n_groups=1,
+        chunk_size=16,
+    )  # fmt: skip
+    config = small_config(make_config, base)
+    reason = run_plan.make(config, silent).settings.reasons["lora.target_modules"]
+    assert reason.startswith("not adapted: mixer.out_proj.weight") and "PEFT has no" in reason
+    folder = train.run(config).folder
+    got = [line["loss"] for line in folder.read_metrics() if "loss" in line]
+    assert got == pytest.approx(plain_losses(config, base), abs=5e-6)
+    assert compare_merged(folder, base, tmp_path)["num_merged"] == 2
+    for lora in ({"target_modules": ["out_proj"]}, {"target_parameters": ["out_proj.weight"]}):
+        with pytest.raises(ModelError, match="PEFT has no adapter for `mixer") as error:
+            run_plan.make(small_config(make_config, base, **lora), silent)
+        assert "leave it out" in str(error.value.hint)
 
 
 def test_quantized_files_are_a_warning_before_training(

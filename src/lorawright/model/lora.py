@@ -41,11 +41,11 @@ def lora_fields(settings: LoraSettings) -> dict[str, Any]:
 def fields_for(base: Any, settings: LoraSettings) -> dict[str, Any]:
     """The same for one model: names as PEFT takes them there, and what it cannot adapt."""
     wanted = adapted.targets(base, settings.target_modules)
-    routers = adapted.routers(base) if isinstance(wanted, str) else []
+    left = adapted.unfit(base) if isinstance(wanted, str) else []
     return {
         **lora_fields(settings),
         "target_modules": wanted,
-        "exclude_modules": routers or None,
+        "exclude_modules": left or None,
         "fan_in_fan_out": adapted.are_transposed(base),
     }
 

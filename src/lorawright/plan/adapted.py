@@ -74,7 +74,9 @@ def targets(base: Any, wanted: str | Sequence[str]) -> str | list[str]:
     """
     if not _reads_otherwise(base, ALL_LINEAR):
         return wanted if isinstance(wanted, str) else list(wanted)
-    return [name for name in _meant(base, wanted) if not _reads_otherwise(base, [_leaf(name)])]
+    meant = _meant(base, wanted)
+    otherwise = _read_otherwise(base, meant)
+    return [name for name in meant if _leaf(name) not in otherwise]
 
 
 def refuse_unknown(base: Any, settings: LoraSettings) -> None:
@@ -86,15 +88,8 @@ def refuse_unknown(base: Any, settings: LoraSettings) -> None:
         ModelError: With the nearest name.
     """
     _refuse_unknown_modules(base, settings.target_modules)
-    if settings.target_modules != ALL_LINEAR and _reads_otherwise(base, ALL_LINEAR):
-        for name in _meant(base, settings.target_modules):
-            if _reads_otherwise(base, [_leaf(name)]):
-                raise ModelError(
-                    f"`{_short(name)}` cannot be adapted as a layer: PEFT reads `{_leaf(name)}` "
-                    "in this family as the experts' weight",
-                    where=MODULES,
-                    hint=f"leave it out; `{PARAMETERS}: [{_short(name)}.weight]` adapts it",
-                )
+    if settings.target_modules != ALL_LINEAR:
+        _refuse_unfit_modules(base, _meant(base, settings.target_modules))
     for wanted in settings.target_parameters or []:
         _refuse_unknown_parameter(base, wanted, settings)
 
@@ -114,9 +109,18 @@ def left_out(base: Any, settings: LoraSettings) -> LeftOut:
     return LeftOut(tuple(names), sum(sizes.values()) / max(num_all, 1))
 
 
-def routers(base: Any) -> list[str]:
-    """Linear layers that answer with more than a tensor, which no adapter can be added to."""
-    return [name for name, module in _linear(base) if type(module).__name__.endswith("Router")]
+def unfit(base: Any) -> list[str]:
+    """Linear layers that no adapter can be added to.
+
+    Routers that answer with more than a tensor, and what PEFT refuses: a Mamba layer's `out_proj`,
+    whose weight its kernel reads past the layer (peft/tuners/tuners_utils.py).
+    """
+    refused = {leaf for leaf in _leaves(base) if _is_refused(base, leaf)}
+    return [
+        name
+        for name, module in _linear(base)
+        if type(module).__name__.endswith("Router") or _leaf(name) in refused
+    ]
 
 
 def are_transposed(base: Any) -> bool:
@@ -128,7 +132,7 @@ def are_transposed(base: Any) -> bool:
 
 def layer_names(base: Any) -> str:
     """Names of the base's linear layers, for people."""
-    return listed(list(dict.fromkeys(_leaf(name) for name in _all_linear(base))))
+    return listed(_leaves(base))
 
 
 def listed(names: Sequence[str]) -> str:
@@ -146,17 +150,35 @@ def _refuse_unknown_modules(base: Any, wanted: str | Sequence[str]) -> None:
             hint=f"several names are a list, `[q_proj, v_proj]`; this model has "
             f"{layer_names(base)}",
         )
-    leaves = list(dict.fromkeys(_leaf(name) for name in _all_linear(base)))
     for one in wanted:
         if _meant(base, [one]):
             continue
-        near = get_close_matches(one, leaves, n=1, cutoff=0.5)
+        near = get_close_matches(one, _leaves(base), n=1, cutoff=0.5)
         guess = f"; did you mean `{near[0]}`?" if near else ""
         raise ModelError(
             f"no layer is called `{one}`{guess}",
             where=MODULES,
             hint=f"this model has {layer_names(base)}",
         )
+
+
+def _refuse_unfit_modules(base: Any, meant: list[str]) -> None:
+    left = set(unfit(base))
+    otherwise = _read_otherwise(base, meant)
+    for name in meant:
+        if name in left:
+            raise ModelError(
+                f"PEFT has no adapter for `{_short(name)}` in this family",
+                where=MODULES,
+                hint="leave it out; `all-linear` does",
+            )
+        if _leaf(name) in otherwise:
+            raise ModelError(
+                f"`{_short(name)}` cannot be adapted as a layer: PEFT reads `{_leaf(name)}` in "
+                "this family as the experts' weight",
+                where=MODULES,
+                hint=f"leave it out; `{PARAMETERS}: [{_short(name)}.weight]` adapts it",
+            )
 
 
 def _refuse_unknown_parameter(base: Any, wanted: str, settings: LoraSettings) -> None:
@@ -178,12 +200,23 @@ def _refuse_unknown_parameter(base: Any, wanted: str, settings: LoraSettings) ->
                 where=PARAMETERS,
                 hint="leave it out",
             )
+        if _is_refused(base, _leaf(name.rpartition(".")[0])):
+            raise ModelError(
+                f"PEFT has no adapter for `{_short(name)}` in this family",
+                where=PARAMETERS,
+                hint="leave it out",
+            )
         if name in adapted:
             raise ModelError(
                 f"`{_short(name)}` belongs to a layer that `{MODULES}` adapts",
                 where=PARAMETERS,
                 hint="leave it out of one of them",
             )
+
+
+def _read_otherwise(base: Any, names: Sequence[str]) -> set[str]:
+    """Last parts of names that PEFT takes for something else."""
+    return {leaf for leaf in {*map(_leaf, names)} if _reads_otherwise(base, [leaf])}
 
 
 def _reads_otherwise(base: Any, wanted: str | list[str]) -> bool:
@@ -199,10 +232,25 @@ def _reads_otherwise(base: Any, wanted: str | list[str]) -> bool:
     return bool(made.target_modules != before.target_modules)
 
 
+def _is_refused(base: Any, leaf: str) -> bool:
+    """Whether PEFT refuses modules of this name in this family."""
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraModel
+
+    check = getattr(LoraModel, "_check_target_module_compatiblity", None)  # PEFT's spelling, 0.21
+    if check is None:
+        return False
+    try:
+        check(None, LoraConfig(), base, leaf)
+    except ValueError:
+        return True
+    return False
+
+
 def _meant(base: Any, wanted: str | Sequence[str]) -> list[str]:
     """Names of the modules that `target_modules` stands for, as PEFT reads them."""
     if wanted == ALL_LINEAR:
-        left = set(routers(base))
+        left = set(unfit(base))
         return [name for name in _all_linear(base) if name not in left]
     names = [name for name, _ in base.named_modules() if name]
     if isinstance(wanted, str):
@@ -240,6 +288,11 @@ def _is_matrix(name: str, parameter: Any) -> bool:
     """One of a block's that is multiplied with; the biases of experts have two dimensions, too."""
     in_block = re.search(r"\.\d+\.", name) is not None
     return in_block and parameter.dim() in DIMENSIONS and not name.endswith("bias")
+
+
+def _leaves(base: Any) -> list[str]:
+    """Last parts of the names of linear layers but the head's, each once."""
+    return list(dict.fromkeys(_leaf(name) for name in _all_linear(base)))
 
 
 def _leaf(name: str) -> str:

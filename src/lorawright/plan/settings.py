@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
+from lorawright.config.load import parameter_problems
 from lorawright.config.schema import Config, Dtype, Quantization, Strategy
 from lorawright.errors import ConfigError, ModelError
 from lorawright.hardware import Device, Hardware
@@ -126,6 +127,8 @@ def _refuse_impossible(config: Config, hardware: Hardware) -> None:
         _require("bitsandbytes", "training.optimizer", config.training.optimizer)
     for tracker in config.training.trackers:
         _require(tracker, "training.trackers", tracker)
+    for what, hint in parameter_problems(config.lora):
+        raise ConfigError(what, where="lora.target_parameters", hint=hint)
     if config.model.dtype is Dtype.FLOAT16 and hardware.device is Device.CPU:
         raise ConfigError(
             "`model.dtype` is `float16`, which has no use on a CPU",
@@ -191,18 +194,21 @@ def _of_the_family(config: Config, known: Architecture, base: Any) -> dict[str, 
 
 
 def _not_adapted(config: Config, known: Architecture, base: Any) -> str | None:
-    """What of a mixture of experts `all-linear` leaves as it is; None: nothing, or not asked for.
+    """What `all-linear` leaves of experts and Mamba layers; None: nothing, or not asked for.
 
     Args:
         config: The run's.
         known: Of the family.
         base: The model without weights, or None.
     """
-    if not known.has_experts or base is None or config.lora.target_modules != adapted.ALL_LINEAR:
+    if base is None or config.lora.target_modules != adapted.ALL_LINEAR:
         return None
     left = adapted.left_out(base, config.lora)
-    if not left.names:
+    if not left.names or not (known.has_experts or adapted.unfit(base)):
         return None
+    if not known.has_experts:
+        listed = adapted.listed(left.names)
+        return f"not adapted: {listed}; PEFT has no adapters for them in this family"
     return (
         f"not adapted: {adapted.listed(left.names)}, {left.share:.0%} of the weights; "
         "`lora.target_parameters` adapts those it names, with `lora.dropout: 0`"
