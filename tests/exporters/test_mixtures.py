@@ -19,7 +19,7 @@ from lorawright.config import Config
 from lorawright.config.load import load_leniently
 from lorawright.config.schema import LoraSettings
 from lorawright.errors import ConfigError, ModelError
-from lorawright.exporters import base_tensors, merge, merged_weights
+from lorawright.exporters import base_tensors, eject, merge, merged_weights
 from lorawright.plan import adapted, run_plan
 from lorawright.run.events import silent
 from lorawright.run.folder import RunFolder, read_config
@@ -211,6 +211,15 @@ def test_a_mamba_layer_keeps_its_last_projection(make_config: MakeConfig, tmp_pa
         with pytest.raises(ModelError, match="PEFT has no adapter for `mixer") as error:
             run_plan.make(small_config(make_config, base, **lora), silent)
         assert "leave it out" in str(error.value.hint)
+
+
+def test_an_ejected_script_names_layers_as_peft_takes_them(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    base = make_base(tmp_path / "base", "mixtral", **MIXTURES["mixtral"])
+    fields = eject._lora(run_plan.make(small_config(make_config, base), silent))
+    assert "model.layers.1.self_attn.o_proj" in fields["target_modules"]
+    assert len(fields["target_modules"]) == 8 and "target_parameters" not in fields
 
 
 def test_quantized_files_are_a_warning_before_training(

@@ -47,8 +47,8 @@ def target_modules(value: str | list[str]) -> str | list[str]:
     return value
 
 
-def names(value: list[str] | None) -> list[str] | None:
+def target_parameters(value: list[str] | None) -> list[str] | None:
     """A list of names, none of them blank; an empty list is none."""
     if value and not all(name.strip() for name in value):
-        raise _refused("names", "expected a list of names, none of them empty")
+        raise _refused("parameters", "expected a list of names, none of them empty")
     return value or None
