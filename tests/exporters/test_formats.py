@@ -489,6 +489,37 @@ def test_vllm_knows_no_adapted_embedding(trained_run: RunFolder, tmp_path: Path)
     assert broken.found == "embed_tokens"
 
 
+@pytest.mark.parametrize(
+    ("architecture", "modules", "broken"),
+    [
+        ("Phi3ForCausalLM", ["qkv_proj", "gate_up_proj", "down_proj"], []),
+        ("Starcoder2ForCausalLM", ["q_proj", "c_fc", "c_proj"], []),
+        ("Lfm2ForCausalLM", ["w1", "w2", "w3", "in_proj", "out_proj"], []),
+        (
+            "Glm4ForCausalLM",
+            ["gate_up_proj"],
+            ["only projections of attention and MLP are adapted"],
+        ),
+        ("LlamaForCausalLM", ["qkv_proj"], ["only projections of attention and MLP are adapted"]),
+        ("Qwen3MoeForCausalLM", ["experts"], ["only projections of attention and MLP are adapted"]),
+        ("OlmoeForCausalLM", ["q_proj"], ["vLLM serves adapters of this architecture"]),
+    ],
+)
+def test_names_that_vllm_takes(
+    trained_run: RunFolder, tmp_path: Path, architecture: str, modules: list[str], broken: list[str]
+) -> None:
+    from safetensors.torch import save_file
+
+    adapter = tmp_path / "adapter"
+    shutil.copytree(trained_run.adapter, adapter)
+    name = "base_model.model.model.layers.0.block.{}.lora_A.weight"
+    save_file(
+        {name.format(one): torch.zeros(2, 2) for one in modules},
+        adapter / "adapter_model.safetensors",
+    )
+    assert [one.rule for one in vllm.check(adapter, architecture) if not one.ok] == broken
+
+
 def test_no_export_holds_generation_tags(trained_run: RunFolder, tmp_path: Path) -> None:
     """A base whose template has them: GGUF, Ollama and vLLM get plain Jinja, or Go."""
     from lorawright.exporters import gguf_tokenizer

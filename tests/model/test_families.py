@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import get_peft_model
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from small_models import MIXTURES, make_base, plain_losses, settled
 
 from lorawright import hub
 from lorawright.config import Config
-from lorawright.config.schema import Dtype, ModelSettings
+from lorawright.config.schema import Dtype, LoraSettings, ModelSettings
 from lorawright.errors import ModelError
 from lorawright.evaluation import losses
 from lorawright.evaluation.chats import EvalChat
 from lorawright.hardware import Device
-from lorawright.model import attention, causal_lm, load, lora, selfcheck
+from lorawright.model import attention, causal_lm, load, selfcheck
 from lorawright.model.attention import PassShape
 from lorawright.model.causal_lm import LossKind
-from lorawright.plan import run_plan
+from lorawright.plan import adapted, run_plan
 from lorawright.plan.attention import Attention
 from lorawright.run.events import silent
 from lorawright.training import train
 from lorawright.types import EncodedChat
 
-SIZES = {
-    "vocab_size": 2304, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "pad_token_id": 2282,
-    "eos_token_id": 2284, "max_position_embeddings": 2048,
-}  # fmt: skip
-EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
 FAMILIES: dict[str, dict[str, Any]] = {
     "granite": {"logits_scaling": 8.0, "attention_multiplier": 0.1},
     "cohere2": {"logit_scale": 0.25, "sliding_window": 16},
@@ -41,73 +33,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "bloom": {"n_layer": 2, "n_head": 2},
     "gemma2": {"sliding_window": 16},
     "mistral": {"sliding_window": 16},
-    "gpt_oss": {"sliding_window": 16, **EXPERTS},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512},  # dropout 0.1
-    "llama4_text": {"attention_chunk_size": 16, "intermediate_size_mlp": 48, **EXPERTS},
-    "phimoe": EXPERTS,  # jitter; its router is a linear layer that returns a tuple
+    **MIXTURES,
 }
-
-
-def make_base(folder: Path, name: str, **more: Any) -> Path:
-    """A small random model with the tiny model's tokenizer."""
-    torch.manual_seed(0)
-    made = AutoModelForCausalLM.from_config(CONFIG_MAPPING[name](**SIZES, **more)).float()
-    for parameter in made.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.1)
-    made.save_pretrained(folder)
-    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(hub.model_folder("tiny") / file, folder / file)
-    return folder
-
-
-def settled(config: Config, base: Path, **lora_settings: Any) -> Config:
-    return config.model_copy(
-        update={
-            "model": ModelSettings(name=str(base), dtype=Dtype.FLOAT32),
-            "lora": config.lora.model_copy(update={"rank": 4, **lora_settings}),
-        }
-    )
-
-
-def plain_losses(config: Config, base: Path) -> list[float]:
-    """Two steps by Transformers and PEFT, eager, chat by chat, no dropout of the base's own."""
-    plan = run_plan.make(config, silent).steps
-    chats = run_plan.make(config, silent).chats.train
-    known = CONFIG_MAPPING[_model_type(base)].from_pretrained(base)
-    for key, value in known.to_dict().items():
-        if "drop" in key or "jitter" in key:
-            setattr(known, key, 0.0 if isinstance(value, float) else value)
-    found = AutoModelForCausalLM.from_pretrained(base, config=known, attn_implementation="eager")
-    torch.manual_seed(config.training.seed)
-    made = lora.lora_config(config.lora)
-    made.exclude_modules = lora.routers(found) or None
-    made.fan_in_fan_out = lora.are_transposed(found)
-    wrapped = get_peft_model(found, made).train()
-    trained = [p for p in wrapped.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.training.learning_rate, weight_decay=0.0)
-    losses = []
-    for number in range(len(plan)):
-        optimizer.zero_grad()
-        losses.append(0.0)
-        for index in plan.chats(number):
-            chat = chats[int(index)]
-            ids_T = torch.tensor(chat.ids)
-            logits_TV = wrapped(input_ids=ids_T[None], use_cache=False).logits[0]
-            places = torch.tensor([place for span in chat.spans for place in range(*span)])
-            loss = torch.nn.functional.cross_entropy(
-                logits_TV[places - 1], ids_T[places], reduction="sum"
-            )
-            loss = loss / plan[number].num_trained_tokens
-            loss.backward()
-            losses[-1] += float(loss.detach())
-        torch.nn.utils.clip_grad_norm_(trained, config.training.max_grad_norm)
-        optimizer.step()
-    return losses
-
-
-def _model_type(base: Path) -> str:
-    return str(CONFIG_MAPPING["llama"].get_config_dict(base)[0]["model_type"])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -236,29 +164,19 @@ def test_base_dropout_is_off_and_said(make_config: Callable[..., Config], tmp_pa
     assert rates == {0.0}
 
 
-def test_experts_are_a_note_before_hours_of_training(
-    make_config: Callable[..., Config], tmp_path: Path
-) -> None:
-    base = make_base(tmp_path / "base", "gpt_oss", **FAMILIES["gpt_oss"])
-    config = settled(make_config(4), base)
-    assert "`merge`" in run_plan.make(config, silent).settings.reasons["lora.target_modules"]
-    narrow = settled(make_config(4), base, target_modules=["q_proj"])
-    assert "lora.target_modules" not in run_plan.make(narrow, silent).settings.reasons
-
-
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
         (["q_proj", "vproj"], "no layer is called `vproj`; did you mean `v_proj`?"),
         (["xyz"], "no layer is called `xyz`"),
-        ("q_proj,v_proj", "`q_proj,v_proj` as a whole"),
+        ("[qv]_proj", "`[qv]_proj` as a whole"),
     ],
 )
 def test_target_modules_that_are_not_there(wanted: Any, message: str) -> None:
     settings = ModelSettings(name="tiny", dtype=Dtype.FLOAT32)
     base = load.load_base(settings, hub.model_folder("tiny"), Device.CPU, training=True)
     with pytest.raises(ModelError) as error:
-        lora.refuse_unknown(base, wanted)
+        adapted.refuse_unknown(base, LoraSettings(target_modules=wanted))
     assert message in error.value.what
     assert "q_proj, k_proj, v_proj, o_proj" in str(error.value.hint)
 
@@ -267,7 +185,7 @@ def test_target_modules_that_are_not_there(wanted: Any, message: str) -> None:
 def test_target_modules_that_are(wanted: Any) -> None:
     settings = ModelSettings(name="tiny", dtype=Dtype.FLOAT32)
     base = load.load_base(settings, hub.model_folder("tiny"), Device.CPU, training=True)
-    lora.refuse_unknown(base, wanted)
+    adapted.refuse_unknown(base, LoraSettings(target_modules=wanted))
 
 
 def test_a_family_that_transformers_does_not_know(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from lorawright.config import paths, secrets, trl_fields, yaml_tree
 from lorawright.config.explain import explain
-from lorawright.config.schema import Config
+from lorawright.config.schema import Config, LoraSettings
 from lorawright.config.yaml_tree import Key, dotted
 from lorawright.errors import ConfigError
 from lorawright.types import Kind, Problem
@@ -84,6 +84,7 @@ def load_leniently(path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
     config = paths.anchored(config, Path(path).parent, kept=set_keys)
     problems += _source_problems(config, given, file)
     problems += _trl_problems(config, given, file)
+    problems += _lora_problems(config, given, file)
     return Loaded(config, tuple(problems), given, _is_readable(tree.values, problems))
 
 
@@ -184,6 +185,30 @@ def _trl_problems(config: Config, given: dict[str, str], file: str) -> list[Prob
         where, line = _address(key, given, file)
         problems.append(_problem(where, line, key, f"`{key}` {what}", hint))
     return problems
+
+
+def parameter_problems(lora: LoraSettings) -> list[tuple[str, str]]:
+    """What `lora.target_parameters` cannot stand beside, and hints.
+
+    PEFT adds such an adapter to the weight itself, where no input is that could be dropped out.
+    """
+    key = "lora.target_parameters"
+    given = {"lora.dropout": lora.dropout > 0, "lora.use_dora": lora.use_dora}
+    return [
+        (
+            f"`{key}` is adapted by PEFT as a weight, which `{other}` cannot be",
+            f"write `{other}: {value}`, or leave `{key}` out",
+        )
+        for other, value in (("lora.dropout", "0"), ("lora.use_dora", "false"))
+        if lora.target_parameters and given[other]
+    ]
+
+
+def _lora_problems(config: Config, given: dict[str, str], file: str) -> list[Problem]:
+    key = "lora.target_parameters"
+    where, line = _address(key, given, file)
+    found = parameter_problems(config.lora)
+    return [_problem(where, line, key, what, hint) for what, hint in found]
 
 
 def _is_readable(tree: dict[str, Any], problems: Sequence[Problem]) -> bool:

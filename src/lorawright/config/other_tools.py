@@ -16,6 +16,8 @@ RENAMED: dict[str, str] = {
     "lora_target": "lora.target_modules",
     "lora_target_modules": "lora.target_modules",
     "target_modules": "lora.target_modules",
+    "lora_target_parameters": "lora.target_parameters",
+    "target_parameters": "lora.target_parameters",
     "use_rslora": "lora.use_rslora",
     "use_dora": "lora.use_dora",
     # model

@@ -246,6 +246,16 @@ class LoraSettings(Section):
             "`all-linear` (all but the output head), a list of names, or a regular expression"
         ),
     )
+    target_parameters: Annotated[list[Text] | None, AfterValidator(values.target_parameters)] = (
+        Field(
+            None,
+            description=(
+                "Weights outside of linear layers that are adapted too, by name: a mixture's "
+                "experts, `[mlp.experts.gate_up_proj, mlp.experts.down_proj]`; needs "
+                "`lora.dropout: 0`"
+            ),
+        )
+    )
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) instead")
     use_dora: bool = Field(False, description="Learn magnitude and direction apart (DoRA)")
 

@@ -55,3 +55,10 @@ def target_modules(value: str | list[str]) -> str | list[str]:
     if not value:
         raise _refused("modules", "expected a pattern, or `all-linear`")
     return value
+
+
+def target_parameters(value: list[str] | None) -> list[str] | None:
+    """A list of names, none of them blank; an empty list is none."""
+    if value and not all(name.strip() for name in value):
+        raise _refused("parameters", "expected a list of names, none of them empty")
+    return value or None

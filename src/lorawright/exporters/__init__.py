@@ -4,6 +4,7 @@ Its modules load torch but for `ollama_template` and `go_template`, so import th
 
     merge           run, Options            one model from base and adapter; writes `merge.json`
     merged_weights  plan, MergedWeights     its tensors, one at a time
+    base_tensors    groups                  tensors of a base's files, parameters of its model
     proof           open_parts, predict     KL divergence between base + adapter and what was made
     gguf            run, Options            GGUF files; gguf_file and gguf_tokenizer write them
     ollama          run                     a GGUF and a Modelfile; ollama_template, go_template

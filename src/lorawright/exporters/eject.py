@@ -23,7 +23,7 @@ from lorawright.config.schema import Config, Dtype, Quantization
 from lorawright.dataset.store import ChatStore
 from lorawright.errors import ConfigError, RunFolderError
 from lorawright.model import load, lora
-from lorawright.plan import run_plan
+from lorawright.plan import adapted, run_plan
 from lorawright.plan.run_plan import RunPlan
 from lorawright.plan.settings import Settings
 from lorawright.run import owned
@@ -274,8 +274,21 @@ def _script(plan: RunPlan, source: str, form: Form, command: str) -> str:
             **_sft(plan.settings, evaluates=plan.chats.eval is not None),
             **(OWN_COLLATOR if form is Form.SEQUENCES else {}),
         },
-        lora=lora.lora_fields(config.lora),
+        lora=_lora(plan),
     )
+
+
+def _lora(plan: RunPlan) -> dict[str, Any]:
+    """Fields of LoraConfig: names as PEFT takes them in this family, and no more than is needed."""
+    settings, trust = plan.config.lora, plan.config.model.trust_remote_code
+    base = adapted.skeleton(plan.tokenizer_folder, trust_remote_code=trust)
+    fields = lora.lora_fields(settings) if base is None else lora.fields_for(base, settings)
+    unneeded = {"target_parameters": None, "exclude_modules": None, "fan_in_fan_out": False}
+    return {
+        name: value
+        for name, value in fields.items()
+        if name not in unneeded or value != unneeded[name]
+    }
 
 
 def _literal(value: Any) -> str:

@@ -1,15 +1,17 @@
 """A base's and an adapter's files → tensors of the merged model, one at a time.
 
-    base files ──► one tensor, float32 ──► PEFT's own merge of its layer ──► float32 sum
+    base files ──► one parameter, float32 ──► PEFT's own merge of its layer ──► float32 sum
     adapter    ──► rank-sized matrices on a skeleton: a model without weights
 
 The skeleton tells which module has which rank, scale and variant (LoRA, rsLoRA, DoRA) by PEFT's
-own rules; no more than one module's weight is in memory besides what the caller keeps.
+own rules. In memory besides what the caller keeps is one parameter, of a mixture two: the experts
+of a layer, whose parts stand mixed in the files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lorawright.errors import ModelError
+from lorawright.exporters import base_tensors
+from lorawright.exporters.base_tensors import Group
 
 ADAPTER = "adapter_model.safetensors"
+MOST_KEPT = 2  # groups whose tensors are kept: a layer's experts are two parameters
 UNQUANTIZED = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -33,10 +38,12 @@ class MergedWeights:
 
     Attributes:
         files: Base tensor → the file that holds it.
-        layers: Tensor → the adapted layer whose weight it is.
-        replaced: Tensors that were trained as a whole: biases.
+        layers: Parameter of the model → the adapted layer that it belongs to.
+        replaced: Parameters that were trained as a whole: biases.
         untied: Name of the head's tensor, where it was the embedding's and that is adapted.
         embedding: Name of the embedding's tensor.
+        changed: Base tensor → the group of those that a change is made to together.
+        model: The model without weights.
     """
 
     files: dict[str, Path]
@@ -44,7 +51,10 @@ class MergedWeights:
     replaced: dict[str, torch.Tensor]
     untied: str | None
     embedding: str
+    changed: dict[str, Group]
+    model: Any
     _open: dict[Path, Any] = field(default_factory=dict)
+    _parts: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -53,7 +63,7 @@ class MergedWeights:
 
     @property
     def num_changed(self) -> int:
-        return len(self.layers) + len(self.replaced)
+        return len(self.changed)
 
     def dtype(self, name: str) -> torch.dtype:
         """What the base holds this tensor in."""
@@ -72,12 +82,35 @@ class MergedWeights:
             ModelError: The sum is not finite.
         """
         source = self._source(name)
+        if name in self.changed:
+            return self._part(self.changed[name], name)
         base: torch.Tensor = self._reader(self.files[source]).get_tensor(source)
-        if name in self.replaced:
-            return self.replaced[name]
-        if name not in self.layers:
-            return base
-        return _merge(self.layers[name], base, name)
+        return base
+
+    def _part(self, group: Group, name: str) -> torch.Tensor:
+        """One of a group's tensors; those that are not asked for yet are kept."""
+        if name not in self._parts.get(group.parameter, {}):
+            while len(self._parts) >= MOST_KEPT:
+                del self._parts[next(iter(self._parts))]
+            self._parts[group.parameter] = self._merged(group)
+        parts = self._parts[group.parameter]
+        found = parts.pop(name)
+        if not parts:
+            del self._parts[group.parameter]
+        return found
+
+    def _merged(self, group: Group) -> dict[str, torch.Tensor]:
+        def read(name: str) -> torch.Tensor:
+            tensor: torch.Tensor = self._reader(self.files[name]).get_tensor(name)
+            return tensor.float()
+
+        parameters = group.to_model(read, self.model)
+        for name in parameters:
+            if name in self.replaced:
+                parameters[name] = self.replaced[name]
+            elif name in self.layers:
+                parameters[name] = _merge(self.layers[name], parameters[name], name)
+        return group.to_files(parameters, self.model)
 
     def _source(self, name: str) -> str:
         return self.embedding if name == self.untied else name
@@ -106,9 +139,11 @@ def plan(base: Path, adapter: Path, *, trust_remote_code: bool = False) -> Merge
     config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
     files = dict(_base_tensors(base))
     skeleton, placeholder = _skeleton(config, trust_remote_code)
+    groups = base_tensors.groups(skeleton, files)
+    sizes = {name: tensor.shape for name, tensor in skeleton.state_dict().items()}
     whole = _wrap(skeleton, adapter, base).get_base_model()
     layers = {
-        f"{name}.weight": module
+        _parameter(name, module): module
         for name, module in whole.named_modules()
         if isinstance(module, LoraLayer)
     }
@@ -122,9 +157,18 @@ def plan(base: Path, adapter: Path, *, trust_remote_code: bool = False) -> Merge
     embedding = _name_of(whole, whole.get_input_embeddings())
     tied = config.get_text_config().tie_word_embeddings and embedding in layers
     untied = _name_of(whole, whole.get_output_embeddings()) if tied else None
-    found = MergedWeights(files, layers, replaced, untied, embedding)
-    _refuse_misfits(found, base)
+    sources = {group.parameter: next(iter(group.tensors)) for group in groups}
+    source = sources.get(embedding, embedding)
+    found = MergedWeights(files, layers, replaced, untied, source, {}, skeleton)
+    found.changed.update(_changed(found, groups, sizes, base))
     return found
+
+
+def _parameter(name: str, layer: Any) -> str:
+    """The parameter that a layer adapts; several of one module are wrapped one around another."""
+    while name.endswith(".base_layer"):
+        name = name.removesuffix(".base_layer")
+    return f"{name}.{getattr(layer, 'parameter_name', 'weight')}"
 
 
 def _skeleton(config: Any, trust_remote_code: bool) -> tuple[Any, torch.Tensor]:
@@ -144,12 +188,12 @@ def _skeleton(config: Any, trust_remote_code: bool) -> tuple[Any, torch.Tensor]:
 
 def _merge(layer: Any, base: torch.Tensor, name: str) -> torch.Tensor:
     """PEFT's merge of one layer, in float32; the layer is without weights again afterwards."""
-    inner = layer.get_base_layer()
-    placeholder = inner.weight
-    inner.weight = nn.Parameter(base.float(), requires_grad=False)
+    inner, own = layer.get_base_layer(), getattr(layer, "parameter_name", "weight")
+    placeholder = getattr(inner, own)
+    setattr(inner, own, nn.Parameter(base, requires_grad=False))
     try:
         layer.merge(safe_merge=True)
-        merged: torch.Tensor = inner.weight.detach()
+        merged: torch.Tensor = getattr(inner, own).detach()
     except ValueError:
         raise ModelError(
             "the merged weight is not finite",
@@ -158,7 +202,7 @@ def _merge(layer: Any, base: torch.Tensor, name: str) -> torch.Tensor:
         ) from None
     finally:
         layer.merged_adapters.clear()
-        inner.weight = placeholder
+        setattr(inner, own, placeholder)
     return merged
 
 
@@ -253,20 +297,68 @@ def _name_of(whole: Any, module: Any) -> str:
     return f"{found.removesuffix('.base_layer')}.weight"
 
 
-def _refuse_misfits(found: MergedWeights, base: Path) -> None:
-    """Every change has its tensor in the base's files, of the size that the model says."""
-    for name in (*found.layers, *found.replaced):
-        if name not in found.files:
+def _changed(
+    found: MergedWeights, groups: list[Group], sizes: dict[str, torch.Size], base: Path
+) -> dict[str, Group]:
+    """Base tensor → its group, where a change is made; tried on shapes, there and back.
+
+    Args:
+        found: Everything but this.
+        groups: All of the base.
+        sizes: Of the model's parameters, by config.json.
+        base: Its folder.
+
+    Raises:
+        ModelError: A change has no tensor in the base's files, or one of another size.
+    """
+
+    def read(name: str) -> torch.Tensor:
+        return torch.empty(found.shape(name), device="meta")
+
+    missing = {*found.layers, *found.replaced}
+    changed: dict[str, Group] = {}
+    for group in groups:
+        with _conversion_of(group.parameter, base):
+            made = group.to_model(read, found.model)
+        if missing.isdisjoint(made):
+            continue
+        _refuse_other_sizes(made, sizes, base)
+        with _conversion_of(group.parameter, base):
+            back = group.to_files(made, found.model)
+        if {n: t.shape for n, t in back.items()} != {n: read(n).shape for n in group.tensors}:
+            raise _other_names(group.parameter, base)
+        changed.update(dict.fromkeys(group.tensors, group))
+        missing -= made.keys()
+    if missing:
+        raise _other_names(min(missing), base)
+    return changed
+
+
+@contextmanager
+def _conversion_of(parameter: str, base: Path) -> Iterator[None]:
+    """What Transformers' conversions say of parts that are missing, too many, or of no way back."""
+    try:
+        yield
+    except (KeyError, ValueError, RuntimeError, NotImplementedError, StopIteration) as error:
+        raise _other_names(parameter, base) from error
+
+
+def _refuse_other_sizes(
+    made: dict[str, torch.Tensor], sizes: dict[str, torch.Size], base: Path
+) -> None:
+    for name, tensor in made.items():
+        if tensor.shape != sizes[name]:
             raise ModelError(
-                f"holds no tensor {name}, which the adapter changes",
-                where=str(base),
-                hint="its files name their tensors otherwise; such a model cannot be merged here",
-            )
-    for name, layer in found.layers.items():
-        expected = tuple(layer.get_base_layer().weight.shape)
-        if found.shape(name) != expected:
-            raise ModelError(
-                f"{name} has the shape {found.shape(name)}, its config.json says {expected}",
+                f"{name} has the shape {tuple(tensor.shape)}, its config.json says "
+                f"{tuple(sizes[name])}",
                 where=str(base),
                 hint="download the model again",
             )
+
+
+def _other_names(parameter: str, base: Path) -> ModelError:
+    return ModelError(
+        f"holds no tensor {parameter}, which the adapter changes",
+        where=str(base),
+        hint="its files name their tensors otherwise; such a model cannot be merged here",
+    )

@@ -1,7 +1,9 @@
 """A run → whether vLLM takes its adapter as it is, and the commands that serve it.
 
-vLLM's rules stand in its own code: `vllm/lora/peft_helper.py` (features of an adapter) and
-`vllm/config/lora.py` (ranks). An adapter that breaks one is served as a merged folder.
+vLLM's rules stand in its own code: `vllm/lora/peft_helper.py` (features of an adapter),
+`vllm/config/lora.py` (ranks), `vllm/lora/lora_model.py` (names: those of the model's linear layers,
+each that is packed by its parts in `packed_modules_mapping` of the model's class). An adapter that
+breaks one is served as a merged folder.
 """
 
 from __future__ import annotations
@@ -28,6 +30,26 @@ from lorawright.training import failures
 RESULT = "export-vllm.json"
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of --max-lora-rank; a lower rank takes the next
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Names that vLLM's decoders take, also where it packs them."""
+
+MORE_MODULES = {
+    "Phi3ForCausalLM": ("qkv_proj", "gate_up_proj"),
+    "Starcoder2ForCausalLM": ("c_fc", "c_proj"),
+    "Lfm2ForCausalLM": ("w1", "w2", "w3", "in_proj", "out_proj"),
+}
+"""Architecture → further names: Phi-3 and LFM2 pack each by itself (models/phi3.py, lfm2.py), the
+modules of StarCoder2 are Transformers' own. GLM-4's `gate_up_proj` is none: vLLM expects its parts,
+`gate_proj` and `up_proj`, which the adapter does not have apart (models/glm4.py)."""
+
+NO_ADAPTERS = frozenset(
+    f"{name}ForCausalLM"
+    for name in (
+        "Arctic", "Bloom", "Dbrx", "DeepseekV4", "ExaoneMoe", "Falcon", "FalconMamba", "FlexOlmo",
+        "GPTJ", "GPTNeoX", "Gemma3n", "Jais2", "Mamba", "Mamba2", "Mellum", "Mpt", "Olmoe",
+        "StableLm", "Zamba2",
+    )
+) | {"GPT2LMHeadModel"}  # fmt: skip
+"""Architectures without LoRA in vLLM's docs/models/supported_models.md, of 2026."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +78,7 @@ def _run(folder: RunFolder, config: Config) -> dict[str, Any]:
     model = config.model
     files = tuned.find(folder, model)
     base, adapter = files.base, files.adapter
-    checks = check(adapter)
+    checks = check(adapter, _architecture(base))
     ok = all(one.ok for one in checks)
     proof = folder.read_json(merge.RESULT)
     merged = None if proof is None or not Path(proof["path"]).is_dir() else proof
@@ -127,8 +149,22 @@ def refuse_unservable(found: dict[str, Any]) -> None:
     )
 
 
-def check(adapter: Path) -> list[Check]:
-    """vLLM's rules, one by one."""
+def _architecture(base: Path) -> str:
+    """The class that a base's config.json names, as vLLM looks for it."""
+    found = json.loads((base / "config.json").read_bytes()).get("architectures") or [""]
+    return str(found[0])
+
+
+def check(adapter: Path, architecture: str = "") -> list[Check]:
+    """vLLM's rules, one by one.
+
+    Args:
+        adapter: Its folder.
+        architecture: The base's, as in its config.json.
+
+    Raises:
+        ModelError: Its file is damaged.
+    """
     settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     try:
         with safe_open(adapter / ADAPTER, framework="numpy") as file:
@@ -140,7 +176,8 @@ def check(adapter: Path) -> list[Check]:
             hint="the file is damaged: put it back from a copy, or train again",
         ) from None
     modules = sorted({name.split(".lora_")[0].rsplit(".", 1)[-1] for name in names if ".lora_" in name})  # fmt: skip  # noqa: E501
-    others = [name for name in modules if name not in MODULES]
+    taken = (*MODULES, *MORE_MODULES.get(architecture, ()))
+    others = [name for name in modules if name not in taken]
     ranks = {settings["r"], *(settings.get("rank_pattern") or {}).values()}
     saved = settings.get("modules_to_save")
     return [
@@ -152,6 +189,11 @@ def check(adapter: Path) -> list[Check]:
             "only projections of attention and MLP are adapted",
             not others,
             ", ".join(others or modules),
+        ),
+        Check(
+            "vLLM serves adapters of this architecture",
+            architecture not in NO_ADAPTERS,
+            architecture or "unknown",
         ),
     ]
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.layer import LoraVariant
+from peft.tuners.lora.layer import LoraVariant, ParamWrapper
 from torch import nn
 
 from lorawright.model.dropout import KeyedDropout, masked, siblings
@@ -171,5 +171,10 @@ def _groups(model: nn.Module) -> Iterator[_Group]:
 
 
 def _is_plain(layer: LoraLayer) -> bool:
-    """Over a linear layer, without a bias or variant of its own."""
+    """Over a linear layer, without a bias or variant of its own.
+
+    PEFT adds to a parameter before its module computes: there is no output to add to.
+    """
+    if isinstance(layer, ParamWrapper):
+        return False
     return bool(layer.lora_A) and not layer.lora_variant and not any(layer.lora_bias.values())

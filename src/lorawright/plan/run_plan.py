@@ -10,6 +10,7 @@ at all data again. On several machines each has its own; `shared` is what must b
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -138,9 +139,9 @@ def make(config: Config, tell: Tell) -> RunPlan:
     tell(ChatsPrepared(chats.problems))
     target_modules.refuse_unknown(config.lora, folder)
     settings = settling.settle(config, hardware.detect(), folder, chats.longest_tokens)
-    warning = _memory_warning(settings)
-    if warning is not None:
-        tell(Noted(warning, is_warning=True))
+    for warning in (_memory_warning(settings), _merge_warning(folder)):
+        if warning is not None:
+            tell(Noted(warning, is_warning=True))
     return RunPlan(settings, chats, tokenizer, folder)
 
 
@@ -230,4 +231,16 @@ def _memory_warning(settings: Settings) -> str | None:
     return (
         f"the run needs about {needed}, {free} are free; lower `training.tokens_per_pass` or "
         "`data.max_length`, or write `training.gradient_checkpointing: true`"
+    )
+
+
+def _merge_warning(folder: Path) -> str | None:
+    """A base whose files are quantized has no weights that an adapter could be added to."""
+    found = json.loads((folder / "config.json").read_bytes()).get("quantization_config")
+    if not found:
+        return None
+    kind = found.get("quant_method", "quantized") if isinstance(found, dict) else "quantized"
+    return (
+        f"the weights in the base's files are quantized ({kind}): `merge`, and exports that merge, "
+        "will refuse the adapter; name the unquantized base as `model.name` to have them"
     )

@@ -7,11 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
+from lorawright.config.load import parameter_problems
 from lorawright.config.schema import Config, Dtype, Quantization, Strategy
 from lorawright.errors import ConfigError, ModelError
 from lorawright.hardware import Device, Hardware
 from lorawright.i18n import units
-from lorawright.plan import architecture, estimate, strategy
+from lorawright.plan import adapted, architecture, estimate, strategy
 from lorawright.plan.architecture import Architecture
 from lorawright.plan.estimate import Memory, ModelShape
 from lorawright.plan.setting import Setting, lay_over
@@ -63,12 +64,16 @@ def settle(config: Config, hardware: Hardware, folder: Path, longest_tokens: int
 
     Raises:
         ConfigError: A setting that this machine cannot do.
-        ModelError: A chat is longer than the model can be trained on.
+        ModelError: A chat is longer than the model can be trained on, or it has no such layer.
     """
     _refuse_impossible(config, hardware)
-    known = architecture.read(folder, trust_remote_code=config.model.trust_remote_code)
+    trust = config.model.trust_remote_code
+    known = architecture.read(folder, trust_remote_code=trust)
+    base = adapted.skeleton(folder, trust_remote_code=trust)
+    if base is not None:
+        adapted.refuse_unknown(base, config.lora)
     settled = {
-        **_of_the_family(config, known),
+        **_of_the_family(config, known, base),
         "model.dtype": _dtype(config, hardware),
         "training.optimizer": _optimizer(config, hardware),
         "distributed.num_processes": strategy.num_processes(config.distributed, hardware),
@@ -89,6 +94,7 @@ def settle(config: Config, hardware: Hardware, folder: Path, longest_tokens: int
     config = lay_over(config, {"distributed.strategy": chosen})
     settled["distributed.strategy"] = chosen
     _refuse_float16_in_parts(config)
+    _refuse_parameters_in_parts(config)
     reasons = {key: one.reason for key, one in settled.items() if one.reason is not None}
     return Settings(config, reasons, memory, share)
 
@@ -121,6 +127,8 @@ def _refuse_impossible(config: Config, hardware: Hardware) -> None:
         _require("bitsandbytes", "training.optimizer", config.training.optimizer)
     for tracker in config.training.trackers:
         _require(tracker, "training.trackers", tracker)
+    for what, hint in parameter_problems(config.lora):
+        raise ConfigError(what, where="lora.target_parameters", hint=hint)
     if config.model.dtype is Dtype.FLOAT16 and hardware.device is Device.CPU:
         raise ConfigError(
             "`model.dtype` is `float16`, which has no use on a CPU",
@@ -172,21 +180,39 @@ def _optimizer(config: Config, hardware: Hardware) -> Setting[str]:
     return Setting("adamw_torch_fused", "paged 8-bit Adam is for CUDA; this is exact and fast")
 
 
-def _of_the_family(config: Config, known: Architecture) -> dict[str, Setting[Any]]:
+def _of_the_family(config: Config, known: Architecture, base: Any) -> dict[str, Setting[Any]]:
     """What a family does otherwise than one would think: values stay, a reason is told."""
     found: dict[str, Setting[Any]] = {}
     if known.noise:
         listed = ", ".join(f"{key} {rate}" for key, rate in known.noise.items())
         reason = f"of the adapter alone: the base's own is off ({listed})"
         found["lora.dropout"] = Setting(config.lora.dropout, reason)
-    if known.has_experts and config.lora.target_modules == "all-linear":
-        found["lora.target_modules"] = Setting(
-            config.lora.target_modules,
-            "in this mixture of experts the experts and the router may be among them: such an "
-            "adapter serves with Transformers and PEFT, `merge` and `export` refuse it; name the "
-            "layers of the attention for one that they take",
-        )
+    left = _not_adapted(config, known, base)
+    if left is not None:
+        found["lora.target_modules"] = Setting(config.lora.target_modules, left)
     return found
+
+
+def _not_adapted(config: Config, known: Architecture, base: Any) -> str | None:
+    """What `all-linear` leaves of experts and Mamba layers; None: nothing, or not asked for.
+
+    Args:
+        config: The run's.
+        known: Of the family.
+        base: The model without weights, or None.
+    """
+    if base is None or config.lora.target_modules != adapted.ALL_LINEAR:
+        return None
+    left = adapted.left_out(base, config.lora)
+    if not left.names or not (known.has_experts or adapted.unfit(base)):
+        return None
+    if not known.has_experts:
+        listed = adapted.listed(left.names)
+        return f"not adapted: {listed}; PEFT has no adapters for them in this family"
+    return (
+        f"not adapted: {adapted.listed(left.names)}, {left.share:.0%} of the weights; "
+        "`lora.target_parameters` adapts those it names, with `lora.dropout: 0`"
+    )
 
 
 def _passes_of_the_family(
@@ -226,6 +252,18 @@ def _refuse_float16_in_parts(config: Config) -> None:
             where="distributed.strategy",
             hint="write ddp, with `model.quantization: nf4` for a base that is too large; or "
             "`model.dtype: float32`",
+        )
+
+
+def _refuse_parameters_in_parts(config: Config) -> None:
+    """PEFT adds to a parameter of `target_parameters` as a whole, before its module computes."""
+    chosen = config.distributed.strategy
+    if config.lora.target_parameters and chosen in (Strategy.ZERO3, Strategy.FSDP2):
+        raise ConfigError(
+            f"`distributed.strategy` is `{chosen}`, which divides the weights that "
+            "`lora.target_parameters` adapts",
+            where="lora.target_parameters",
+            hint="write ddp, zero1 or zero2; or leave `lora.target_parameters` out",
         )
 
 

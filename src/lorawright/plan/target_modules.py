@@ -1,7 +1,7 @@
 """config.json and `lora.target_modules` → names that are no layers, found without weights.
 
-Without torch and without weights; for architectures that are not in the table, training itself
-finds out when it has the model.
+Without torch and without weights, for `check`; architectures that are not in the table are left to
+`plan`, which builds the model without weights (`adapted.py`).
 """
 
 from __future__ import annotations
@@ -20,19 +20,38 @@ ALL = "all-linear"
 HEAD = "lm_head"
 ATTENTION = tuple(f"self_attn.{name}_proj" for name in "qkvo")
 GATED = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-LLAMA = ("model.layers", "model.embed_tokens", (*ATTENTION, *GATED))
 
-# model_type → where the layers are, the embedding, linear modules of a layer
+
+def _decoder(*feed_forward: str) -> tuple[str, str, tuple[str, ...]]:
+    """A family that names all but its feed-forward layers as Llama does."""
+    return "model.layers", "model.embed_tokens", (*ATTENTION, *feed_forward)
+
+
+LLAMA = _decoder(*GATED)
+
+# model_type → where the layers are, the embedding, linear modules of a layer; families whose layers
+# are alike, whatever else stands in config.json
 LAYERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     **dict.fromkeys(
-        ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "olmo2",
-         "smollm3", "granite", "cohere"),
+        ("llama", "qwen2", "qwen3", "mistral", "ministral3", "gemma", "gemma2", "gemma3_text",
+         "olmo", "olmo2", "olmo3", "smollm3", "granite", "cohere", "cohere2", "ernie4_5", "exaone4",
+         "helium", "hyperclovax", "internlm3", "seed_oss", "stablelm"),
         LLAMA,
     ),
+    **dict.fromkeys(("apertus", "arcee", "nemotron"), _decoder("mlp.up_proj", "mlp.down_proj")),
+    **dict.fromkeys(("glm", "glm4"), _decoder("mlp.gate_up_proj", "mlp.down_proj")),
+    **dict.fromkeys(("mixtral", "gpt_oss", "granitemoe", "olmoe"), _decoder()),
+    "starcoder2": _decoder("mlp.c_fc", "mlp.c_proj"),
     "phi3": (
         "model.layers",
         "model.embed_tokens",
         ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"),
+    ),
+    "gpt_neox": (
+        "gpt_neox.layers",
+        "gpt_neox.embed_in",
+        ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h",
+         "mlp.dense_4h_to_h"),
     ),
 }  # fmt: skip
 
