@@ -39,8 +39,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "cohere2": {"logit_scale": 0.25, "sliding_window": 16},
     "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
     "bloom": {"n_layer": 2, "n_head": 2},
-    "gemma2": {"sliding_window": 16},
+    "gemma2": {"sliding_window": 16, "attn_logit_softcapping": 2.0},
+    "gemma3_text": {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]},
     "mistral": {"sliding_window": 16},
+    "phi3": {"sliding_window": 16},
+    "qwen2": {"sliding_window": 16, "use_sliding_window": True, "max_window_layers": 1},
     "gpt_oss": {"sliding_window": 16, **EXPERTS},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512},  # dropout 0.1
     "llama4_text": {"attention_chunk_size": 16, "intermediate_size_mlp": 48, **EXPERTS},
