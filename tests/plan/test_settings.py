@@ -24,8 +24,8 @@ from lorawright.errors import ConfigError, ModelError
 from lorawright.hardware import Device, Hardware
 from lorawright.model import attention, segment, tuned
 from lorawright.model.attention import PassShape
-from lorawright.plan import attention as choice
 from lorawright.plan import architecture, run_plan, settings
+from lorawright.plan import attention as choice
 from lorawright.plan.attention import Attention
 from lorawright.run.events import Event, Noted
 
