@@ -240,7 +240,7 @@ def attend(
         for query, path in zip(queries, shape.paths, strict=True)
     ]
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
-    return output.transpose(1, 2), None
+    return output.transpose(1, 2).contiguous(), None  # AFMoE takes a view of it
 
 
 def _joined(parts: Sequence[torch.Tensor], path: tuple[int, ...]) -> torch.Tensor:

@@ -50,8 +50,8 @@ class _Asked:
         sliding_window: int | None = None,
         **_: Any,
     ) -> tuple[torch.Tensor, None]:
-        if attention_mask is not None:
-            number = int(attention_mask.flatten()[0])
+        number = -1 if attention_mask is None else int(attention_mask.max())
+        if 0 <= number < len(self.functions):  # not a mask that the layer has made by itself
             self.layers.append((type(module).__name__, sliding_window or None, number))
         batch, heads, tokens, _size = query_BNTD.shape
         return query_BNTD.new_zeros((batch, tokens, heads, value_BMTD.shape[-1])), None

@@ -39,7 +39,12 @@ MOST_KERNEL_HEAD = 256  # FlashAttention's widest head
 
 
 class Rule(StrEnum):
-    """What attention does beyond causal and hands on: values are the keywords it does so by."""
+    """What attention does beyond causal and hands on: values are the keywords it does so by.
+
+    WINDOW: A token sees so many tokens, itself among them, and none before.
+    CAP: Scores are bent to stay below a number.
+    SINKS: A learned score for each head takes part in the softmax and has no value.
+    """
 
     WINDOW = "sliding_window"
     CAP = "softcap"
