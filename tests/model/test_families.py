@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import write_jsonl
 from small_models import MIXTURES, make_base, plain_losses, settled
 
 from lorawright import hub
@@ -21,7 +22,9 @@ from lorawright.model import attention, causal_lm, load, selfcheck
 from lorawright.model.attention import PassShape
 from lorawright.model.causal_lm import LossKind
 from lorawright.plan import adapted, run_plan
+from lorawright.plan import attention as choice
 from lorawright.plan.attention import Attention
+from lorawright.plan.packing import PassKind
 from lorawright.run.events import silent
 from lorawright.training import train
 from lorawright.types import EncodedChat
@@ -31,11 +34,39 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "cohere2": {"logit_scale": 0.25, "sliding_window": 16},
     "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
     "bloom": {"n_layer": 2, "n_head": 2},
-    "gemma2": {"sliding_window": 16},
+    "gemma2": {"sliding_window": 16, "attn_logit_softcapping": 2.0},
+    "gemma3_text": {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]},
+    "gemma4_text": {
+        "sliding_window": 16,
+        "num_hidden_layers": 3,
+        "num_kv_shared_layers": 1,
+        "vocab_size_per_layer_input": 2304,
+        "hidden_size_per_layer_input": 8,
+        "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+    },
     "mistral": {"sliding_window": 16},
+    "phi3": {"sliding_window": 16},
+    "qwen2": {"sliding_window": 16, "use_sliding_window": True, "max_window_layers": 1},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512},  # dropout 0.1
     **MIXTURES,
 }
+SHARING = ("gemma2", "gemma3_text", "gemma4_text", "mistral", "phi3", "qwen2", "gpt_oss", "cohere2")
+"""Families with windows, caps or sinks that our attention computes."""
+
+
+def exact(make_config: Callable[..., Config], base: Path, **training: Any) -> Config:
+    """Two steps of eight chats without what would blur a comparison."""
+    return settled(
+        make_config(
+            8, batch_size=4, logging_steps=1, schedule="constant", warmup_ratio=0.0,
+            weight_decay=0.0, optimizer="adamw_torch", epochs=1, **training,
+        ),
+        base,
+    )  # fmt: skip
+
+
+def step_losses(config: Config) -> list[float]:
+    return [line["loss"] for line in train.run(config).folder.read_metrics() if "loss" in line]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -43,17 +74,43 @@ def test_steps_are_those_of_plain_transformers(
     make_config: Callable[..., Config], tmp_path: Path, name: str
 ) -> None:
     base = make_base(tmp_path / "base", name, **FAMILIES[name])
-    config = settled(
-        make_config(
-            8, batch_size=4, logging_steps=1, schedule="constant", warmup_ratio=0.0,
-            weight_decay=0.0, optimizer="adamw_torch", epochs=1,
-        ),
-        base,
-    )  # fmt: skip
-    folder = train.run(config).folder
-    got = [line["loss"] for line in folder.read_metrics() if "loss" in line]
+    config = exact(make_config, base)
+    got = step_losses(config)
     assert got == pytest.approx(plain_losses(config, base), abs=5e-6)
     assert len(got) == 2
+
+
+def of_one_shop(path: Path) -> Path:
+    """Eight chats behind one system prompt, longer than the windows of the families."""
+    system = "You sell books. " + " ".join(f"Rule {n}: be kind and short." for n in range(40))
+    made = [
+        [
+            {"role": "system", "content": system},
+            {"role": "user", "content": f"Book {number}, " + "please " * 8 * (number % 3 + 1)},
+            {"role": "assistant", "content": f"Here is book {number}: " + "a page, " * number},
+        ]
+        for number in range(8)
+    ]
+    return write_jsonl(path, [{"messages": messages} for messages in made])
+
+
+@pytest.mark.parametrize("capacity", [4096, 600])
+@pytest.mark.parametrize("name", SHARING)
+def test_windows_caps_and_sinks_in_passes_with_shared_prefixes(
+    make_config: Callable[..., Config], tmp_path: Path, name: str, capacity: int
+) -> None:
+    """The same losses where a prefix is computed once, in one pass and for several passes."""
+    base = make_base(tmp_path / "base", name, **FAMILIES[name])
+    config = exact(make_config, base, tokens_per_pass=capacity)
+    shop = str(of_one_shop(tmp_path / "shop.jsonl"))
+    config = config.model_copy(update={"data": config.data.model_copy(update={"train": shop})})
+    plan = run_plan.make(config, silent)
+    assert choice.of(plan.config, plan.settings.hardware, base) is Attention.SEGMENTS
+    given = sum(s.num_tokens for s in plan.steps)
+    assert sum(s.num_computed_tokens for s in plan.steps) < 0.6 * given
+    kinds = {one.kind for step in plan.steps for one in step.passes[0]}
+    assert (PassKind.COLLECT in kinds) is (capacity == 600)
+    assert step_losses(config) == pytest.approx(plain_losses(config, base), abs=5e-6)
 
 
 def base_of(name: str, implementation: str, tmp_path: Path, **more: Any) -> Any:
@@ -119,9 +176,10 @@ QUERY, KEYS = torch.zeros(1, 2, 4, 8), torch.zeros(1, 2, 4, 8)
 @pytest.mark.parametrize(
     ("keywords", "named"),
     [
-        ({"s_aux": torch.zeros(2)}, "s_aux"),
-        ({"softcap": 50.0}, "softcap"),
-        ({"sliding_window": 8}, "sliding_window"),
+        ({"position_bias": torch.zeros(2)}, "position_bias"),
+        ({"attention_chunk_size": 8}, "attention_chunk_size"),
+        ({"sliding_window": -1}, "sliding_window: -1"),
+        ({"is_causal": False}, "is_causal: False"),
     ],
 )
 @pytest.mark.parametrize("attend", [attention.attend, attention.attend_varlen])

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from lorawright.config import Config
 from lorawright.model import attention, varlen
 from lorawright.model.attention import PassShape
+from lorawright.model.segment import Rules
 from lorawright.model.varlen import VarlenIndex
 from lorawright.plan import run_plan
 from lorawright.plan.packing import MIN_SAVED_TOKENS, Pass, PassKind, lay_out
@@ -192,7 +193,8 @@ def test_with_dropout_passes_still_change_nothing(
     assert np.allclose(curves(many)[0], curves(one)[0], rtol=1e-5, atol=0)
 
 
-def test_varlen_index_means_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("window", [None, 4])
+def test_varlen_index_means_the_same(monkeypatch: pytest.MonkeyPatch, window: int | None) -> None:
     """The gathered keys of a varlen call, by a plain kernel, against attention by segments."""
     shape = PassShape((4, 3, 5), ((0, 1), (0, 1, 2), (0, 1, 3)), before=(2,))
     torch.manual_seed(0)
@@ -204,7 +206,7 @@ def test_varlen_index_means_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         key_KMD: torch.Tensor,
         value_KMD: torch.Tensor,
         index: VarlenIndex,
-        scale: float | None,
+        rules: Rules,
     ) -> torch.Tensor:
         outputs = []
         edges = zip(index.cumulative_queries.tolist(), index.cumulative_keys.tolist(), strict=True)
@@ -213,8 +215,12 @@ def test_varlen_index_means_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
             scores = torch.einsum(
                 "qnd,knd->nqk", query_TND[q0:q1], key_KMD[k0:k1].repeat_interleave(2, 1)
             )
-            seen = torch.ones(q1 - q0, k1 - k0).tril(k1 - k0 - q1 + q0).bool()
-            weights = (scores * scale).masked_fill(~seen, -torch.inf).softmax(-1)
+            own = k1 - k0 - q1 + q0
+            seen = torch.ones(q1 - q0, k1 - k0).tril(own).bool()
+            if rules.window is not None:
+                seen = seen.triu(own - rules.window + 1)
+            assert rules.scale is not None
+            weights = (scores * rules.scale).masked_fill(~seen, -torch.inf).softmax(-1)
             outputs.append(
                 torch.einsum("nqk,knd->qnd", weights, value_KMD[k0:k1].repeat_interleave(2, 1))
             )
@@ -224,8 +230,9 @@ def test_varlen_index_means_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(varlen, "kernel", lambda: kernel)
     module = torch.nn.Identity()
     inputs = (module, query, key, value, None)
-    expected, _ = attention.attend(*inputs, scaling=0.3, pass_shape=shape)
-    got, _ = attention.attend_varlen(*inputs, scaling=0.3, pass_shape=shape)
+    asked: dict[str, Any] = {"scaling": 0.3, "dropout": 0.0, "sliding_window": window}
+    expected, _ = attention.attend(*inputs, **asked, pass_shape=shape)
+    got, _ = attention.attend_varlen(*inputs, **asked, pass_shape=shape)
     assert torch.allclose(got, expected, atol=1e-6)
 
 

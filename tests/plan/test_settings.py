@@ -22,10 +22,10 @@ from lorawright.config import Config
 from lorawright.config.schema import Dtype, ModelSettings
 from lorawright.errors import ConfigError, ModelError
 from lorawright.hardware import Device, Hardware
-from lorawright.model import attention, tuned
+from lorawright.model import attention, segment, tuned
 from lorawright.model.attention import PassShape
+from lorawright.plan import architecture, run_plan, settings
 from lorawright.plan import attention as choice
-from lorawright.plan import run_plan, settings
 from lorawright.plan.attention import Attention
 from lorawright.run.events import Event, Noted
 
@@ -53,6 +53,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "no window": {"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": False},
     "capped": {"model_type": "gemma2", "head_dim": 16, **QWEN2},
     "sinks": {"model_type": "gpt_oss", "head_dim": 16, **QWEN2},
+    "chunks": {"model_type": "llama4_text", "head_dim": 16, **QWEN2},
+    "silent window": {"model_type": "qwen2_moe", "use_sliding_window": True, **QWEN2},
     "state": {"model_type": "lfm2", "layer_types": ["conv", "full_attention"], **QWEN2},
     "own": {"model_type": "bloom", "n_layer": 2, "n_head": 4, "hidden_size": 64},
     "wide heads": {"model_type": "qwen3", "head_dim": 512, **QWEN2},
@@ -102,14 +104,18 @@ TABLE = [
     ("T4", "auto", "plain", "float16", SEGMENTS, PAGED, True, False),
     ("V100", "auto", "plain", "float16", SEGMENTS, PAGED, True, False),
     ("T4", "float32", "plain", "float32", SEGMENTS, PAGED, True, False),
-    ("T4", "auto", "window", "float16", OWN, PAGED, False, False),
+    ("T4", "auto", "window", "float16", SEGMENTS, PAGED, True, False),
     ("A100", "auto", "plain", "bfloat16", VARLEN, PAGED, True, False),
     ("H100", "auto", "plain", "bfloat16", VARLEN, PAGED, True, False),
     ("A100", "float16", "plain", "float16", VARLEN, PAGED, True, False),
     ("A100", "float32", "plain", "float32", SEGMENTS, PAGED, True, False),
     ("H100", "float32", "plain", "float32", SEGMENTS, PAGED, True, False),
-    ("A100", "auto", "window", "bfloat16", OWN, PAGED, False, False),
-    ("A100", "auto", "default window", "bfloat16", OWN, PAGED, False, False),
+    ("A100", "auto", "window", "bfloat16", VARLEN, PAGED, True, False),
+    ("A100", "auto", "default window", "bfloat16", VARLEN, PAGED, True, False),
+    ("A100", "auto", "capped", "bfloat16", SEGMENTS, PAGED, True, False),
+    ("A100", "auto", "sinks", "bfloat16", SEGMENTS, PAGED, True, False),
+    ("A100", "auto", "chunks", "bfloat16", OWN, PAGED, False, False),
+    ("A100", "auto", "silent window", "bfloat16", OWN, PAGED, False, False),
     ("A100", "auto", "no window", "bfloat16", VARLEN, PAGED, True, False),
     ("A100", "auto", "wide heads", "bfloat16", SEGMENTS, PAGED, True, False),
     ("A100", "auto", "state", "bfloat16", OWN, PAGED, False, True),
@@ -117,8 +123,8 @@ TABLE = [
     ("MPS", "auto", "plain", "bfloat16", SEGMENTS, ADAM, True, False),
     ("MPS", "float16", "plain", "float16", SEGMENTS, ADAM, True, False),
     ("CPU", "auto", "plain", "bfloat16", SEGMENTS, ADAM, True, False),
-    ("CPU", "auto", "capped", "bfloat16", OWN, ADAM, False, True),
-    ("CPU", "auto", "sinks", "bfloat16", OWN, ADAM, False, True),
+    ("CPU", "auto", "capped", "bfloat16", SEGMENTS, ADAM, True, False),
+    ("CPU", "auto", "sinks", "bfloat16", SEGMENTS, ADAM, True, False),
     ("old CPU", "auto", "plain", "float32", SEGMENTS, ADAM, True, False),
     ("old CPU", "auto", "state", "float32", OWN, ADAM, False, True),
 ]
@@ -152,6 +158,22 @@ def test_choices(
     if alone:
         assert "one chat a pass" in made.reasons["training.tokens_per_pass"]
         assert made.memory is None or made.memory.tokens_per_pass == 100
+
+
+@pytest.mark.parametrize(
+    ("how", "model", "attends"),
+    [("works", "capped", VARLEN), ("works", "sinks", SEGMENTS), ("missing", "capped", SEGMENTS)],
+)
+def test_caps_are_flash_attns_alone_and_sinks_no_kernels(
+    folder: Callable[[str], Path],
+    flash: Callable[[str], None],
+    how: str,
+    model: str,
+    attends: Attention,
+) -> None:
+    flash(how)
+    known, gpu = architecture.read(folder(model)), MACHINES["A100"]
+    assert choice.choose(known, gpu.device, Dtype.BFLOAT16, gpu.capability) is attends
 
 
 @pytest.mark.parametrize(
@@ -225,7 +247,7 @@ def test_keys_for_all_heads_attend_as_grouped_ones(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
     inputs = (torch.nn.Identity(), query, key, value, None)
     grouped, _ = attention.attend(*inputs, pass_shape=shape)
-    monkeypatch.setattr(attention, "_takes_groups", lambda *_: False)
+    monkeypatch.setattr(segment, "_takes_groups", lambda *_: False)
     repeated, _ = attention.attend(*inputs, pass_shape=shape)
     assert torch.allclose(grouped, repeated, atol=1e-6)
     assert asked == [True, True, False, False]
@@ -247,10 +269,10 @@ def test_which_kernels_take_grouped_keys(
     masked: bool,
     grouped: bool,
 ) -> None:
-    monkeypatch.setattr(attention, "_capability", lambda device: capability)
+    monkeypatch.setattr(segment, "_capability", lambda device: capability)
     query: Any = SimpleNamespace(device=torch.device("cuda"), dtype=dtype)
     mask = torch.ones(1) if masked else None
-    assert attention._takes_groups(query, mask) is grouped
+    assert segment._takes_groups(query, mask) is grouped
 
 
 def stub_cuda(monkeypatch: pytest.MonkeyPatch, free: list[int]) -> list[int]:

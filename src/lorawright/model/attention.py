@@ -6,6 +6,9 @@
     a sees      x x x x   x x x x   causal
     b sees      x x x x   x x x x           causal     each segment its ancestors and itself
 
+A layer may do more than causal: a sliding window, capped scores, sinks. It says so by keywords,
+and each segment attends by them (segment.py). A layer that says anything else is refused.
+
 Registered through Transformers' `AttentionInterface`; a name without a mask function makes the
 model build no mask. What a pass looks like travels as a keyword of the model's forward.
 
@@ -16,18 +19,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface
 
 from lorawright.errors import ModelError
-from lorawright.model import varlen
+from lorawright.model import segment, varlen
+from lorawright.model.segment import Masks, Rules
 from lorawright.model.varlen import VarlenIndex
-from lorawright.plan.attention import KERNEL_CAPABILITY, PACKED, Attention
+from lorawright.plan.attention import PACKED, Attention
 
 NEUTRAL_KEYWORDS = {
     "position_ids", "position_embeddings", "is_causal", "cache_position", "use_cache",
@@ -35,11 +37,7 @@ NEUTRAL_KEYWORDS = {
     "layer_idx", "num_items_in_batch", "deterministic", "logits_to_keep",
 }  # fmt: skip
 """Keywords of attention that change nothing here. Any other one with a value is a reason to stop:
-a window, a cap or a sink that is left out trains another model."""
-
-FLOAT32_TOKENS = 400
-"""Most of a segment that attends in float32 on a CPU: PyTorch's bfloat16 kernel needs 5.1 ms for
-200 tokens of Qwen2.5-0.5B, forward and backward, its float32 kernel 3.6 ms (docs/log.md)."""
+a rule that is left out trains another model."""
 
 
 class Prefixes(StrEnum):
@@ -126,20 +124,12 @@ class PassShape:
         self.sizes, self.paths, self.before = sizes, paths, before
         self.prefixes, self.shared = prefixes, shared
         self.index: VarlenIndex | None = None
-        self._masks: dict[tuple[int, int], torch.Tensor] = {}
+        self.masks = Masks()
 
     @classmethod
     def plain(cls, *sizes: int) -> PassShape:
         """Chats side by side, nothing shared."""
         return cls(sizes, tuple((number,) for number in range(len(sizes))))
-
-    def mask(self, num_queries: int, num_keys: int, device: torch.device) -> torch.Tensor:
-        """True where a query of a segment sees a key: all before the segment, causal inside."""
-        size = (num_queries, num_keys)
-        if size not in self._masks:
-            ones = torch.ones(size, dtype=torch.bool, device=device)
-            self._masks[size] = ones.tril(num_keys - num_queries)
-        return self._masks[size]
 
 
 def pass_inputs(shape: PassShape, implementation: str) -> dict[str, Any]:
@@ -148,12 +138,16 @@ def pass_inputs(shape: PassShape, implementation: str) -> dict[str, Any]:
 
 
 def _required_shape(
-    module: nn.Module, attention_mask: Any, pass_shape: PassShape | None, others: dict[str, Any]
+    module: nn.Module,
+    attention_mask: Any,
+    pass_shape: PassShape | None,
+    rules: Rules,
+    others: dict[str, Any],
 ) -> PassShape:
-    """The pass, if nothing beyond causal attention within it is asked for.
+    """The pass, if nothing beyond causal attention and the rules is asked for.
 
     Raises:
-        ModelError: The model does not hand on what a pass is, or wants more than causal attention.
+        ModelError: The model does not hand on what a pass is, or wants more than we know.
     """
     unknown = [
         name
@@ -162,6 +156,10 @@ def _required_shape(
     ]
     if attention_mask is not None:
         unknown.append("attention_mask")
+    if others.get("is_causal") is False or getattr(module, "is_causal", True) is False:
+        unknown.append("is_causal: False")
+    if rules.window is not None and rules.window < 1:
+        unknown.append(f"sliding_window: {rules.window}")
     if pass_shape is not None and not unknown:
         return pass_shape
     layer = type(module).__name__
@@ -205,81 +203,44 @@ def attend(
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     pass_shape: PassShape | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Each segment attends to its ancestors and to itself, by PyTorch's own attention.
 
+    Args:
+        module: The layer.
+        query_BNTD: The pass's.
+        key_BMTD: The pass's.
+        value_BMTD: The pass's.
+        attention_mask: None; anything else is refused.
+        scaling: Of scores; None: one over the root of D.
+        dropout: Of probabilities.
+        sliding_window: Most tokens of its chat that a token sees, itself among them.
+        softcap: What scores are capped by.
+        s_aux: (N,): sinks, scores without a value.
+        pass_shape: What a pass is.
+        others: Refused where they change anything.
+
     Returns:
         The output as (B, T, N, D), and no weights.
     """
-    shape = _required_shape(module, attention_mask, pass_shape, others)
+    rules = Rules(sliding_window or None, softcap or None, s_aux, dropout, scaling)
+    shape = _required_shape(module, attention_mask, pass_shape, rules, others)
     key_BMKD, value_BMKD = _with_shared_keys(module, key_BMTD, value_BMTD, shape)
     # split, not sliced: a slice's gradient is a whole tensor of zeros with the slice in it
     queries = torch.split(query_BNTD, list(shape.sizes), dim=2)
     keys = torch.split(key_BMKD, [*shape.before, *shape.sizes], dim=2)
     values = torch.split(value_BMKD, [*shape.before, *shape.sizes], dim=2)
-    outputs = []
-    for query, path in zip(queries, shape.paths, strict=True):
-        key, value = _joined(keys, path), _joined(values, path)
-        lead = key.shape[2] - query.shape[2]
-        if 0 < lead <= query.shape[2]:
-            # queries that nobody asks for: the causal square is less work than a mask's rectangle
-            query = F.pad(query, (0, 0, lead, 0))
-            outputs.append(_attended(query, key, value, None, dropout, scaling)[:, :, lead:])
-            continue
-        mask = shape.mask(query.shape[2], key.shape[2], key.device) if lead else None
-        outputs.append(_attended(query, key, value, mask, dropout, scaling))
+    outputs = [
+        segment.attended(query, _joined(keys, path), _joined(values, path), rules, shape.masks)
+        for query, path in zip(queries, shape.paths, strict=True)
+    ]
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
-    return output.transpose(1, 2), None
-
-
-def _attended(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    dropout: float,
-    scale: float | None,
-) -> torch.Tensor:
-    """PyTorch's attention; causal without a mask."""
-    dtype, device = query.dtype, query.device.type
-    short = device == "cpu" and query.shape[2] <= FLOAT32_TOKENS
-    numbers = torch.float32 if short else dtype
-    grouped = query.shape[1] != key.shape[1]
-    if grouped and not _takes_groups(query, mask):
-        repeats = query.shape[1] // key.shape[1]
-        key, value = (x.repeat_interleave(repeats, 1) for x in (key, value))
-        grouped = False
-    with torch.autocast(device, enabled=False):  # it would make them bfloat16 again
-        return F.scaled_dot_product_attention(
-            query.to(numbers),
-            key.to(numbers),
-            value.to(numbers),
-            attn_mask=mask,
-            dropout_p=dropout,
-            is_causal=mask is None,
-            scale=scale,
-            enable_gqa=grouped,
-        ).to(dtype)
-
-
-def _takes_groups(query: torch.Tensor, mask: torch.Tensor | None) -> bool:
-    """Whether PyTorch has a kernel for keys that several query heads share.
-
-    On CUDA only FlashAttention has (fp16 and bf16, sm80 and later, no masks); for others PyTorch
-    falls to `math`, which keeps all scores. The memory-efficient kernel takes the keys repeated.
-    """
-    if query.device.type != "cuda":
-        return True
-    half = query.dtype in (torch.float16, torch.bfloat16)
-    return half and mask is None and _capability(query.device) >= KERNEL_CAPABILITY
-
-
-@cache
-def _capability(device: torch.device) -> int:
-    major, minor = torch.cuda.get_device_capability(device)
-    return major * 10 + minor
+    return output.transpose(1, 2).contiguous(), None  # AFMoE takes a view of it
 
 
 def _joined(parts: Sequence[torch.Tensor], path: tuple[int, ...]) -> torch.Tensor:
@@ -294,15 +255,27 @@ def attend_varlen(
     attention_mask: torch.Tensor | None,
     *,
     scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     pass_shape: PassShape | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """The same in one call of a varlen kernel, keys gathered segment by segment.
 
     These kernels align the causal mask with the ends of queries and keys (FlashAttention 2.1 and
-    later, its README), which is what a segment after its ancestors needs.
+    later, its README), which is what a segment after its ancestors needs. A layer with a rule
+    that the kernel has not attends segment by segment.
     """
-    shape = _required_shape(module, attention_mask, pass_shape, others)
+    rules = Rules(sliding_window or None, softcap or None, s_aux, dropout, scaling)
+    if not varlen.takes(rules):
+        return attend(
+            module, query_BNTD, key_BMTD, value_BMTD, attention_mask, scaling=scaling,
+            dropout=dropout, sliding_window=sliding_window, softcap=softcap, s_aux=s_aux,
+            pass_shape=pass_shape, **others,
+        )  # fmt: skip
+    shape = _required_shape(module, attention_mask, pass_shape, rules, others)
     key_BMKD, value_BMKD = _with_shared_keys(module, key_BMTD, value_BMTD, shape)
     if shape.index is None:
         sizes = (*shape.before, *shape.sizes)
@@ -313,7 +286,7 @@ def attend_varlen(
         key_BMKD[0].index_select(1, shape.index.keys).transpose(0, 1),
         value_BMKD[0].index_select(1, shape.index.keys).transpose(0, 1),
         shape.index,
-        scaling,
+        rules,
     )
     return output_TND[None], None
 

@@ -4,22 +4,22 @@
     alone      | S S S       | b b |      and are those of the model's own attention
 
 Facts from configs and classes (architecture.py) lag behind new families; this does not. It costs
-five short forward passes, no gradient. Chats are made up of random tokens.
+five short forward passes, no gradient. Chats are made up of random tokens. They are shorter than
+most windows, which are asked of the model's masks (windows.py).
 
 Shapes: T tokens, H hidden, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from lorawright.errors import ModelError
-from lorawright.model import attention
+from lorawright.model import attention, windows
 from lorawright.model.attention import FALLBACK, PassShape
 from lorawright.model.causal_lm import LossKind, backbone, measure_loss_kind, relative_error
 from lorawright.model.load import evaluation_mode
@@ -69,6 +69,8 @@ def verify(base: Any, *, together: bool) -> LossKind:
         with _own_attention(base):
             kind = measure_loss_kind(base)
         if together:
+            if base.config._attn_implementation in PACKED:
+                windows.compare(base, lambda ids_BT: backbone(base)(ids_BT, use_cache=False))
             _compare(base, first, other, second)
     except torch.OutOfMemoryError:
         raise
@@ -135,18 +137,10 @@ def _states(base: Any, first: torch.Tensor, second: torch.Tensor) -> torch.Tenso
     return states_TH
 
 
-@contextmanager
-def _own_attention(base: Any) -> Iterator[None]:
+def _own_attention(base: Any) -> AbstractContextManager[None]:
     """The model's own attention in place of ours."""
-    implementation = base.config._attn_implementation
-    if implementation not in PACKED:
-        yield
-        return
-    base.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        base.set_attn_implementation(implementation)
+    ours = base.config._attn_implementation in PACKED
+    return windows.switched(base, "eager") if ours else nullcontext()
 
 
 def _limits(base: Any) -> Limits:

@@ -11,7 +11,9 @@ from itertools import accumulate
 
 import torch
 
+from lorawright.model.segment import Rules
 from lorawright.plan import attention
+from lorawright.plan.attention import KERNEL_RULES, VarlenKernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +75,19 @@ class VarlenIndex:
         )
 
 
-Kernel = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor, VarlenIndex, float | None], torch.Tensor
-]
-"""(queries_TND, keys_KMD, values_KMD, index, scale) → output_TND, causal from each end."""
+Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, VarlenIndex, Rules], torch.Tensor]
+"""(queries_TND, keys_KMD, values_KMD, index, rules) → output_TND, causal from each end."""
+
+
+def takes(rules: Rules) -> bool:
+    """Whether the kernel has what a layer asks for."""
+    found = attention.varlen_kernel()
+    return not rules.dropout and (found is None or rules.kinds <= KERNEL_RULES[found])
+
+
+def _before(rules: Rules) -> int:
+    """Keys that a query sees before its own; -1: all."""
+    return -1 if rules.window is None else rules.window - 1
 
 
 def _flash_attn(
@@ -84,12 +95,19 @@ def _flash_attn(
     key_KMD: torch.Tensor,
     value_KMD: torch.Tensor,
     index: VarlenIndex,
-    scale: float | None,
+    rules: Rules,
 ) -> torch.Tensor:
     from flash_attn import flash_attn_varlen_func
 
     output_TND: torch.Tensor = flash_attn_varlen_func(
-        query_TND, key_KMD, value_KMD, *index.sizes, softmax_scale=scale, causal=True
+        query_TND,
+        key_KMD,
+        value_KMD,
+        *index.sizes,
+        softmax_scale=rules.scale,
+        causal=True,
+        window_size=(_before(rules), 0 if rules.window else -1),
+        **({} if rules.softcap is None else {"softcap": rules.softcap}),  # 2.6 and later
     )
     return output_TND
 
@@ -99,7 +117,7 @@ def _torch_varlen(
     key_KMD: torch.Tensor,
     value_KMD: torch.Tensor,
     index: VarlenIndex,
-    scale: float | None,
+    rules: Rules,
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
@@ -109,8 +127,8 @@ def _torch_varlen(
         key_KMD,
         value_KMD,
         *index.sizes,
-        scale=scale,
-        window_size=(-1, 0),
+        scale=rules.scale,
+        window_size=(_before(rules), 0),
         enable_gqa=grouped,
     )
     assert isinstance(output, torch.Tensor)
@@ -121,4 +139,4 @@ def kernel() -> Kernel:
     """The kernel that `plan.attention` has found to work here."""
     found = attention.varlen_kernel()
     assert found is not None  # without one, `choose` takes another attention
-    return _flash_attn if found is attention.VarlenKernel.FLASH_ATTN else _torch_varlen
+    return _flash_attn if found is VarlenKernel.FLASH_ATTN else _torch_varlen

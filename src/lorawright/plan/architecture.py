@@ -8,10 +8,13 @@ Facts in place of names wherever there are any; `selfcheck.py` proves them on th
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,9 @@ from lorawright.errors import ModelError
 
 LAYER_KINDS = re.compile(r"^(layer_types|layers_block_type|block_types?)$")
 STATEFUL_KINDS = re.compile(r"conv|linear|mamba|recurrent|ssm|rwkv|lstm|delta|hybrid")
-WINDOWED_KINDS = re.compile(r"sliding|chunked|local|indexed|sparse|compressed")
+WINDOWED_KINDS = re.compile(r"sliding")
+HIDDEN_KINDS = re.compile(r"chunked|local|indexed|sparse|compressed")  # rules that are masks only
+HIDDEN_KEYS = ("attention_sinks", "attention_chunk_size")
 STATEFUL_KEYS = re.compile(r"(^|_)(mamba|conv|ssm|lru|rwkv|recurrent|m?lstm|linear_attn)(_|$)")
 NOISE_KEYS = re.compile(r"drop|jitter")
 OTHER_HEADS = re.compile(r"classifier|summary")  # of heads that no chat goes through
@@ -33,6 +38,22 @@ EXPERTS = re.compile(r"^(moe_)?(num|n)_(\w+_)?experts$")
 MOST_KERNEL_HEAD = 256  # FlashAttention's widest head
 
 
+class Rule(StrEnum):
+    """What attention does beyond causal and hands on: values are the keywords it does so by.
+
+    WINDOW: A token sees so many tokens, itself among them, and none before.
+    CAP: Scores are bent to stay below a number.
+    SINKS: A learned score for each head takes part in the softmax and has no value.
+    """
+
+    WINDOW = "sliding_window"
+    CAP = "softcap"
+    SINKS = "s_aux"
+
+
+HANDED_ON = re.compile(rf"^ +({'|'.join(Rule)})=(?:self|getattr)", re.MULTILINE)
+
+
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """Facts about a base model.
@@ -41,7 +62,8 @@ class Architecture:
         model_type: Transformers' name of the family.
         exchangeable: Its attention goes through Transformers' `AttentionInterface`.
         eager_only: It has no attention but the one that keeps a score for each pair of tokens.
-        more_than_causal: Windows, chunks, capped scores or sinks.
+        rules: Windows, capped scores and sinks that its layers hand on to an attention.
+        hidden_rules: Chunks and other rules that only its own masks and attention know.
         fits_kernels: Its heads are as varlen kernels take them.
         state: What it carries from token to token besides attention, or None.
         rope: `dynamic`, `longrope`, or None where rotations depend on the position alone.
@@ -55,7 +77,8 @@ class Architecture:
     model_type: str
     exchangeable: bool
     eager_only: bool
-    more_than_causal: bool
+    rules: frozenset[Rule]
+    hidden_rules: bool
     fits_kernels: bool
     state: str | None
     rope: str | None
@@ -75,7 +98,7 @@ class Architecture:
             return f"{self.model_type} carries state from token to token ({self.state})"
         if not self.exchangeable:
             return f"{self.model_type} has attention of its own"
-        if self.eager_only and self.more_than_causal:
+        if self.eager_only and self.hidden_rules:
             return f"{self.model_type} keeps a score for each pair of a pass's tokens (eager)"
         if self.rope == "longrope" and longest_tokens > self.rope_tokens:
             return f"{self.model_type} turns positions by the longest chat, over {self.rope_tokens}"
@@ -115,11 +138,13 @@ def read(folder: Path, *, trust_remote_code: bool = False) -> Architecture:
     facts = {**written.get("text_config", written), **text.to_dict()}
     found = _class_of(config, own_code=trust_remote_code and "auto_map" in written)
     rope, rope_tokens = _rope(facts)
+    rules, handed_on = _rules(facts), _handed_on(type(text))
     return Architecture(
         model_type=str(text.model_type or config.model_type),
         exchangeable=bool(getattr(found, "_supports_attention_backend", False)),
         eager_only=not getattr(found, "_supports_sdpa", False),
-        more_than_causal=_is_more_than_causal(facts),
+        rules=frozenset((rules | {Rule.SINKS}) & handed_on),
+        hidden_rules=_has_hidden_rules(facts) or not rules <= handed_on,
         fits_kernels=not facts.get("v_head_dim")
         and (facts.get("head_dim") or 0) <= MOST_KERNEL_HEAD,
         state=_state(facts, found),
@@ -181,14 +206,37 @@ def _state(facts: dict[str, Any], found: Any) -> str | None:
     return found.__name__ if getattr(found, "_is_stateful", False) else None
 
 
-def _is_more_than_causal(facts: dict[str, Any]) -> bool:
+def _rules(facts: dict[str, Any]) -> set[Rule]:
+    """What the config asks for; sinks are weights, no config names them."""
+    found = set()
     windowed = facts.get("sliding_window") and facts.get("use_sliding_window", True)
-    other = ("attn_logit_softcapping", "attention_sinks", "attention_chunk_size")
-    return (
-        bool(windowed)
-        or any(facts.get(key) for key in other)
-        or any(WINDOWED_KINDS.search(kind) for kind in _kinds(facts))
+    if windowed or any(WINDOWED_KINDS.search(kind) for kind in _kinds(facts)):
+        found.add(Rule.WINDOW)
+    if facts.get("attn_logit_softcapping"):
+        found.add(Rule.CAP)
+    return found
+
+
+def _has_hidden_rules(facts: dict[str, Any]) -> bool:
+    return any(facts.get(key) for key in HIDDEN_KEYS) or any(
+        HIDDEN_KINDS.search(kind) for kind in _kinds(facts)
     )
+
+
+def _handed_on(config_class: type) -> set[Rule]:
+    """What the layers of a text model say to an attention, read from their source.
+
+    Some families have windows in their masks and do not say so (Phi-3.5-MoE, Qwen2-MoE, Doge).
+    """
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    found = MODEL_MAPPING.get(config_class, ())
+    classes = found if isinstance(found, tuple) else (found,)
+    try:
+        source = "".join(inspect.getsource(sys.modules[one.__module__]) for one in classes[:1])
+    except (OSError, TypeError):  # installed without sources
+        return set()
+    return {Rule(name) for name in HANDED_ON.findall(source)}
 
 
 def _rope(facts: dict[str, Any]) -> tuple[str | None, int]:

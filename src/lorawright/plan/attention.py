@@ -10,7 +10,7 @@ from pathlib import Path
 from lorawright.config.schema import Config, Dtype
 from lorawright.hardware import Device, Hardware
 from lorawright.plan import architecture
-from lorawright.plan.architecture import Architecture
+from lorawright.plan.architecture import Architecture, Rule
 
 
 class Attention(StrEnum):
@@ -41,6 +41,10 @@ class VarlenKernel(StrEnum):
     PYTORCH = "pytorch"
 
 
+KERNEL_RULES = {
+    VarlenKernel.FLASH_ATTN: {Rule.WINDOW, Rule.CAP},
+    VarlenKernel.PYTORCH: {Rule.WINDOW},
+}
 KERNEL_DTYPES = (Dtype.FLOAT16, Dtype.BFLOAT16)  # of FlashAttention
 KERNEL_CAPABILITY = 80  # Ampere: FlashAttention's first, also inside PyTorch
 
@@ -65,10 +69,10 @@ def of(config: Config, hardware: Hardware, folder: Path) -> Attention:
 def choose(known: Architecture, device: Device, dtype: Dtype, capability: int) -> Attention:
     """The attention to train a model with.
 
-    One varlen FlashAttention call a layer where the GPU and the dtype allow it; PyTorch's own
-    attention segment by segment elsewhere; the model's own, and no shared prefixes, for models
-    whose attention is more than causal (sliding windows, capped scores, sinks), cannot be
-    exchanged, or is not all that carries something from token to token.
+    One varlen FlashAttention call a layer where the GPU, the dtype and the kernel allow it;
+    PyTorch's own attention segment by segment elsewhere; the model's own, and no shared prefixes,
+    for models whose attention has rules that it does not hand on (chunks), cannot be exchanged,
+    or is not all that carries something from token to token.
 
     Args:
         known: Facts of the model.
@@ -76,10 +80,11 @@ def choose(known: Architecture, device: Device, dtype: Dtype, capability: int) -
         dtype: Of the base; resolved.
         capability: Of the GPU, see `Hardware.capability`.
     """
-    if known.more_than_causal or not known.exchangeable or known.state is not None:
+    if known.hidden_rules or not known.exchangeable or known.state is not None:
         return Attention.OWN
     fits = known.fits_kernels and dtype in KERNEL_DTYPES and capability >= KERNEL_CAPABILITY
-    if device is Device.CUDA and fits and varlen_kernel() is not None:
+    kernel = varlen_kernel() if device is Device.CUDA and fits else None
+    if kernel is not None and known.rules <= KERNEL_RULES[kernel]:
         return Attention.VARLEN
     return Attention.SEGMENTS
 

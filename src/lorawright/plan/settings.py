@@ -232,8 +232,8 @@ def _passes_of_the_family(
     alone = known.one_chat_a_pass(longest_tokens)
     if alone is not None:
         found["training.tokens_per_pass"] = Setting(1, f"one chat a pass: {alone}")
-    if training.share_prefixes and (alone is not None or known.more_than_causal):
-        reason = alone or "this model's attention is more than causal"
+    if training.share_prefixes and (alone is not None or known.hidden_rules):
+        reason = alone or "only this model's own attention knows which tokens see which"
         found["training.share_prefixes"] = Setting(False, reason)
     if not known.checkpoints and training.gradient_checkpointing is not False:
         reason = f"{known.model_type} has none"
