@@ -155,10 +155,7 @@ class TemplateSettings(Section):
     )
     date: Auto | datetime.date = Field(
         "auto",
-        description=(
-            "The date that templates are told which ask for today's; `auto`: that of the run's "
-            "first start, kept with the run"
-        ),
+        description="What templates take for today; `auto`: the day of the run's first start",
     )
     generation_tags: Place | None = Field(
         None,
@@ -173,8 +170,7 @@ class DataSettings(Section):
     """Where the chats are, what of them is trained, and what happens to rows that do not fit."""
 
     train: Place = Field(
-        "data/train",
-        description=("A file, a folder or a hub id; jsonl, json, csv, parquet, arrow"),
+        "data/train", description="A file, a folder or a hub id; jsonl, json, csv, parquet, arrow"
     )
     eval: Place | Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = Field(
         None, description=("The same, or a fraction of train (0.05), or null: no evaluation")
@@ -182,14 +178,10 @@ class DataSettings(Section):
     format: Format = Field(Format.AUTO, description="`auto` names what it found")
     train_on: TrainOn = Field(
         TrainOn.ASSISTANT,
-        description=("Whose tokens are trained; a message's own `train: false` wins"),
+        description="Whose tokens are trained; a message's own `train: false` wins",
     )
     train_reasoning: bool = Field(
-        True,
-        description=(
-            "Whether an answer's reasoning is trained with it; `false`: it is only read, and what "
-            "follows it is trained"
-        ),
+        True, description="Whether reasoning is trained; `false`: read, and what follows is trained"
     )
     max_length: NumTokens = Field(4096, description="Longest chat, in tokens")
     overlong: OverlongPolicy = Field(
