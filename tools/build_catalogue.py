@@ -76,6 +76,8 @@ ROOTS = (
     ("data/rows.py", "BINARY_STARTS"),
     ("cli/doctor.py", "examine"),
     ("cli/doctor.py", "_notes"),
+    ("cli/model_report.py", "CASE_NAMES"),
+    ("cli/model_report.py", "_facts"),
     ("exporters/eject.py", "_first_difference"),
     ("exporters/gguf_file.py", "_differences"),
     ("run/lock.py", "HINT"),

@@ -20,7 +20,7 @@ from lorawright.evaluation.chats import EvalChat
 from lorawright.hardware import Device
 from lorawright.model import attention, causal_lm, load, selfcheck
 from lorawright.model.attention import PassShape
-from lorawright.model.causal_lm import LossKind
+from lorawright.model.logit_scaling import PLAIN, LogitScaling
 from lorawright.plan import adapted, run_plan
 from lorawright.plan import attention as choice
 from lorawright.plan.attention import Attention
@@ -127,17 +127,20 @@ def test_a_leak_between_chats_is_found(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="sees the chat before it") as error:
         selfcheck.verify(base, together=True)
     assert "`training.tokens_per_pass: 1`" in str(error.value.hint)
-    assert selfcheck.verify(base, together=False) is LossKind.FUSED
+    assert selfcheck.verify(base, together=False) == PLAIN
 
 
 def test_scaled_logits_are_found_by_measuring(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = base_of("granite", Attention.SEGMENTS, tmp_path, **FAMILIES["granite"])
-    assert selfcheck.verify(base, together=True) is LossKind.LOGITS
+    assert selfcheck.verify(base, together=True) == LogitScaling(1 / 8)
     # by a key that nobody has heard of
-    monkeypatch.setattr(causal_lm, "has_plain_logits", lambda _: True)
-    assert selfcheck.verify(base, together=True) is LossKind.LOGITS
+    monkeypatch.setattr(causal_lm, "said_scalings", lambda _: [PLAIN])
+    assert selfcheck.verify(base, together=True) is None
+    capped = base_of("gemma2", Attention.SEGMENTS, tmp_path, **FAMILIES["gemma2"])
+    monkeypatch.undo()
+    assert selfcheck.verify(capped, together=True) == LogitScaling(1.0, 30.0)
 
 
 @pytest.mark.parametrize("name", ["granite", "xlstm", "mistral"])
@@ -164,7 +167,7 @@ def test_no_false_alarm(dtype: Dtype, implementation: str) -> None:
     base = load.load_base(
         settings, hub.model_folder("tiny"), Device.CPU, training=True, implementation=implementation
     )
-    assert selfcheck.verify(base, together=True) is LossKind.FUSED
+    assert selfcheck.verify(base, together=True) == PLAIN
     assert base.config._attn_implementation == (
         Attention.SEGMENTS if implementation == Attention.SEGMENTS else "sdpa"
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from lorawright.cli.options import Json
 from lorawright.i18n import units
@@ -17,12 +19,28 @@ if TYPE_CHECKING:
 LABEL_WIDTH = 14
 
 
-def doctor(json: Json = False) -> None:
-    """Show versions, hardware and what `auto` means here."""
+def doctor(
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Check this model's template and architecture instead."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Of a model on the hub.")] = None,
+    json: Json = False,
+) -> None:
+    """Show versions, hardware and what `auto` means here; or what is proven of a model."""
     from lorawright.cli import console
     from lorawright.distributed.signals import quiet
 
     quiet()
+    if model is not None:
+        from lorawright.cli import model_report
+
+        found = model_report.examine(model, revision)
+        if json:
+            console.print_json(found)
+        else:
+            model_report.show(found)
+        return
     facts = examine()
     if json:
         console.print_json(facts)

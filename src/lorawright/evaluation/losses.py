@@ -21,8 +21,9 @@ from typing import Any
 import torch
 
 from lorawright.evaluation.chats import EvalChat
-from lorawright.model.causal_lm import LossKind, measure_loss_kind, token_losses_from_logits
+from lorawright.model.causal_lm import measure_scaling, token_losses_from_logits
 from lorawright.model.divergence import hidden_states
+from lorawright.model.logit_scaling import PLAIN
 from lorawright.model.loss import token_losses
 
 LENGTHS = (128, 512, 2048, 8192)  # highest numbers of tokens of the length classes
@@ -115,7 +116,7 @@ def _scorer(model: Any) -> Callable[[Sequence[EvalChat]], TokenScores]:
     From hidden states and the head's product where that is what the model's logits are, else from
     the model's own, chat by chat.
     """
-    output = model.get_output_embeddings()
+    output, scaling = model.get_output_embeddings(), measure_scaling(model)
 
     @torch.no_grad()
     def fused(batch: Sequence[EvalChat]) -> TokenScores:
@@ -126,6 +127,7 @@ def _scorer(model: Any) -> Callable[[Sequence[EvalChat]], TokenScores]:
                 output.weight,
                 output.bias,
                 _tensor(_targets(chat), model),
+                scaling or PLAIN,
             )
             for chat, hidden_TH in zip(batch, hidden_BTH, strict=True)
         ]
@@ -141,7 +143,7 @@ def _scorer(model: Any) -> Callable[[Sequence[EvalChat]], TokenScores]:
             for chat in batch
         ]
 
-    return fused if measure_loss_kind(model) is LossKind.FUSED else from_logits
+    return from_logits if scaling is None else fused
 
 
 def _tensor(values: Sequence[int], model: Any) -> torch.Tensor:

@@ -52,7 +52,7 @@ TOOLS = (
     },
 )
 SUN, RAIN = Message(Role.TOOL, "Sun."), Message(Role.TOOL, "Rain.")
-ASKED = _user("What is the weather?")
+ASKED = _user("Weather?")
 THREE = (_user("Hi"), _answer("Hello."), _user("And 2 + 2?"), _answer("4."), _user("再见"))
 CASES: dict[str, tuple[tuple[Message, ...], bool]] = {
     "one turn": ((_user("Hi"), _answer("Hello there.")), False),

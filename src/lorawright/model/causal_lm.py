@@ -1,10 +1,10 @@
 """A causal language model → one whose forward returns summed losses at given positions.
 
-    input_ids ─► backbone ─► hidden_TH ──pick P──► fused linear cross-entropy        LossKind.FUSED
-                     └─────► the model's own head, scale and cap ─► cross-entropy    LossKind.LOGITS
+    input_ids ─► backbone ─► hidden_TH ──pick P──► fused linear cross-entropy, scaled and capped
+                     └─────► the model's own forward ─► logits ─► cross-entropy
 
-Which of the two is right is measured on the loaded model: its logits against the plain product of
-hidden states and the head's weight.
+Which of the two is right is measured on the loaded model: its logits against the product of hidden
+states and the head's weight, with what its config says of scales and caps.
 
 Shapes: B is 1, a pass is one row; T its tokens, P trained positions, H hidden size, V vocabulary.
 """
@@ -15,7 +15,6 @@ import functools
 import inspect
 import types
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers.utils import ModelOutput
 
+from lorawright.model.logit_scaling import LogitScaling
 from lorawright.model.loss import Buffers, fused_linear_cross_entropy, sum_dtype
 from lorawright.plan import architecture
 
@@ -42,29 +42,20 @@ class LossOutput(ModelOutput):  # type: ignore[misc] # transformers is followed 
     entropy_sum: torch.Tensor | None = None
 
 
-class LossKind(StrEnum):
-    """Where the logits of a training pass come from."""
-
-    FUSED = "fused"  # hidden states times the head's weight, chunk by chunk
-    LOGITS = "logits"  # the model's own forward: scaled, capped or otherwise changed after the head
-
-
-def has_plain_logits(model: Any) -> bool:
-    """Whether the head is a plain product, by what the config says: no scaled or capped logits."""
-    return architecture.scaled_logits(model.config) is None
-
-
 EXACT_LOGITS, ROUGH_LOGITS = 1e-5, 0.02
 """Most that a product's logits and the model's differ by, as a share of a row's size: in float32,
 and in 16 bits or quantized."""
 
 
 @torch.no_grad()
-def measure_loss_kind(model: Any) -> LossKind:
-    """Where a model's logits must come from, by computing them both ways.
+def measure_scaling(model: Any) -> LogitScaling | None:
+    """What a model does to its logits behind the head, by computing them both ways.
 
     Args:
         model: Base or PEFT model, in evaluation mode, with attention that asks for no pass.
+
+    Returns:
+        None where its own forward alone can tell.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     output = base.get_output_embeddings()
@@ -73,13 +64,25 @@ def measure_loss_kind(model: Any) -> LossKind:
     ids_T = torch.randint(size // 10, size * 9 // 10, (16,), generator=generator)
     ids_BT = ids_T[None].to(base.device)
     if backbone(base) is None:
-        return LossKind.LOGITS
+        return None
     own_TV = base(ids_BT, use_cache=False).logits[0]
     hidden_TH = backbone(base)(ids_BT, use_cache=False).last_hidden_state[0]
+    product_TV = output(hidden_TH.to(output.weight.dtype)).float()
     exact = base.dtype is torch.float32 and not getattr(base, "is_quantized", False)
     most = EXACT_LOGITS if exact else ROUGH_LOGITS
-    error = relative_error(output(hidden_TH.to(output.weight.dtype)), own_TV)
-    return LossKind.FUSED if has_plain_logits(base) and error <= most else LossKind.LOGITS
+    known = [
+        one for one in said_scalings(base) if relative_error(one.apply(product_TV), own_TV) <= most
+    ]
+    return known[0] if known else None
+
+
+def said_scalings(model: Any) -> list[LogitScaling]:
+    """What its config may mean: a cap, a factor or a divisor; nothing, where it names neither."""
+    named = architecture.scaled_logits(model.config)
+    caps: list[float | None] = [value for key, value in named.items() if "cap" in key]
+    factors = [value for key, value in named.items() if "cap" not in key]
+    scales = [scale for value in factors for scale in (value, 1 / value)] or [1.0]
+    return [LogitScaling(scale, cap) for cap in caps or [None] for scale in scales]
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -94,7 +97,7 @@ def backbone(base: Any) -> Any:
     return getattr(base, "model", None) if base.base_model is base else base.base_model
 
 
-def install(base: Any, kind: LossKind) -> None:
+def install(base: Any, scaling: LogitScaling | None) -> None:
     """Replaces a model's forward by one that takes `positions_P` and `targets_P` as well.
 
     Replaces `forward` on this one instance, the way TRL's `add_fused_lm_head` does (trl 1.16,
@@ -103,10 +106,10 @@ def install(base: Any, kind: LossKind) -> None:
 
     Args:
         base: The model, without an adapter or with one inside.
-        kind: Where its logits come from, see `selfcheck.verify`.
+        scaling: Of its logits behind the head; None: they are taken from its own forward.
     """
     original = base.forward
-    sums = _fused_sums if kind is LossKind.FUSED else _logits_sums
+    sums = _logits_sums if scaling is None else _fused_sums
 
     @functools.wraps(type(base).forward)
     def forward(
@@ -122,14 +125,14 @@ def install(base: Any, kind: LossKind) -> None:
             return original(*args, **kwargs)
         if weights_P is None:
             weights_P = torch.ones(len(targets_P), device=targets_P.device)
-        part = backbone(self) if kind is LossKind.FUSED else original
+        part = original if scaling is None else backbone(self)
         call = functools.partial(part, *args, use_cache=False, **kwargs)
         found = sums(self, call, positions_P, targets_P, weights_P, with_entropy)
         return LossOutput(loss_sum=found[0], num_hits=found[1], entropy_sum=found[2])
 
     base.forward = types.MethodType(forward, base)
-    if kind is LossKind.FUSED:
-        _add_loss_to_head(base.get_output_embeddings())
+    if scaling is not None:
+        _add_loss_to_head(base.get_output_embeddings(), scaling)
 
 
 def _fused_sums(
@@ -187,7 +190,7 @@ def _logits_sums(
     return (weights_P * losses_P.to(dtype)).sum().float(), (weights_P * hits_P).sum(), entropy
 
 
-def _add_loss_to_head(head: Any) -> None:
+def _add_loss_to_head(head: Any, scaling: LogitScaling) -> None:
     """Replaces the head's forward by one that also takes `targets_P` and returns sums.
 
     ZeRO-3 and FSDP2 hold a share of each weight and gather it around its module's own forward.
@@ -214,6 +217,7 @@ def _add_loss_to_head(head: Any) -> None:
             weights_P,
             with_entropy=with_entropy,
             buffers=buffers,
+            scaling=scaling,
         )
         return sums.loss, sums.hits, sums.entropy  # ZeRO-3's hooks want a tuple
 

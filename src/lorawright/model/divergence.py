@@ -21,7 +21,8 @@ from torch import nn
 
 from lorawright.errors import ModelError
 from lorawright.model import loss
-from lorawright.model.causal_lm import LossKind, backbone, measure_loss_kind
+from lorawright.model.causal_lm import backbone, measure_scaling
+from lorawright.model.logit_scaling import LogitScaling
 
 CHUNK = 128  # two times 128 x 151,936 logits in float64 are 0.3 GB
 
@@ -48,6 +49,7 @@ class Predictions:
     weight_VH: torch.Tensor
     bias_V: torch.Tensor | None
     num_chats: int
+    scaling: LogitScaling
 
     def logits(self, chunk: slice) -> torch.Tensor:
         """Logits (C, V); float64, since a KL of 1e-7 is a difference of nearly equal sums."""
@@ -55,7 +57,7 @@ class Predictions:
         logits_CV = nn.functional.linear(hidden_CH, self.weight_VH, self.bias_V)
         if loss.sum_dtype(logits_CV.device) is not torch.float64:
             logits_CV = logits_CV.cpu()  # the device has no float64
-        return logits_CV.double()
+        return self.scaling.apply(logits_CV.double())
 
 
 def predict(model: Any, rows: Sequence[Sequence[int]]) -> Predictions:
@@ -66,18 +68,21 @@ def predict(model: Any, rows: Sequence[Sequence[int]]) -> Predictions:
         rows: Ids of a chat each.
 
     Raises:
-        ModelError: Its logits are scaled or capped behind its head.
+        ModelError: Its logits are neither its head's product nor that scaled or capped.
     """
-    if measure_loss_kind(model) is not LossKind.FUSED:
+    scaling = measure_scaling(model)
+    if scaling is None:
         raise ModelError(
-            "scales or caps its logits, which this comparison does not",
+            "does to its logits what this comparison does not know",
             where=str(model.config.name_or_path),
             hint="compare the exported files with another tool",
         )
     hidden = [hidden_states(model, [row])[0].float().cpu() for row in rows]
     output = model.get_output_embeddings()
     bias_V = None if output.bias is None else output.bias.detach().clone()
-    return Predictions(torch.cat(hidden), output.weight.detach().clone(), bias_V, len(rows))
+    return Predictions(
+        torch.cat(hidden), output.weight.detach().clone(), bias_V, len(rows), scaling
+    )
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 Fused linear cross-entropy: the product with the head's weight and the cross-entropy are one
 operation, so that logits exist at trained positions only, and for one chunk of them at a time.
 
-    hidden_PH ──chunks──► logits_CV ──► sums of -log p(target), hits, entropy
+    hidden_PH ──chunks──► logits_CV, scaled and capped ──► sums of -log p(target), hits, entropy
                               │         never more than CHUNK x vocabulary at once
                               └──► gradient_PH, in the same buffer
 
@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+
+from lorawright.model.logit_scaling import PLAIN, LogitScaling
 
 CHUNK = 256  # most rows; below it the product slows down: 390 GFLOP/s at 256 to 1024, 360 at 128
 
@@ -46,12 +48,17 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
         weights_P: torch.Tensor,
         with_entropy: bool,
         buffers: Buffers,
+        scaling: LogitScaling,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         gradient_PH = torch.empty_like(hidden_PH) if hidden_PH.requires_grad else None
         sums = torch.zeros(3, dtype=sum_dtype(hidden_PH.device), device=hidden_PH.device)
         for chunk in _chunks(len(targets_P)):
             targets_C, weights_C = targets_P[chunk], weights_P[chunk]
             logits_CV = buffers.logits(hidden_PH[chunk], weight_VH, bias_V)
+            slope_CV = None
+            if not scaling.is_plain:
+                slope_CV = buffers.slope(logits_CV) if scaling.cap is not None else None
+                scaling.apply_(logits_CV, slope_CV)
             rows_C = torch.arange(len(targets_C), device=targets_C.device)
             most_C, likeliest_C = logits_CV.max(-1)
             logits_CV.sub_(most_C[:, None])
@@ -66,6 +73,8 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
             if gradient_PH is not None:
                 logits_CV.mul_((weights_C / total_C)[:, None])
                 logits_CV[rows_C, targets_C] -= weights_C
+                if not scaling.is_plain:
+                    logits_CV.mul_(scaling.scale if slope_CV is None else slope_CV)
                 gradient_PH[chunk] = buffers.narrow(logits_CV, weight_VH) @ weight_VH
         ctx.save_for_backward(gradient_PH)
         loss, hits, entropy = sums.float().unbind()
@@ -76,7 +85,7 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Any) -> tuple[torch.Tensor | None, ...]:
         (gradient_PH,) = ctx.saved_tensors
         scaled_PH = gradient_PH * upstream[0].to(gradient_PH.dtype)
-        return scaled_PH, None, None, None, None, None, None
+        return scaled_PH, None, None, None, None, None, None, None
 
 
 def _chunks(num_positions: int) -> list[slice]:
@@ -93,6 +102,7 @@ class Buffers:
 
     def __init__(self) -> None:
         self._kept: dict[torch.dtype, torch.Tensor] = {}
+        self._slope_CV: torch.Tensor | None = None
 
     def _rows(self, num_rows: int, weight_VH: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         kept = self._kept.get(dtype)
@@ -112,6 +122,12 @@ class Buffers:
         if own_CV.dtype is torch.float32:
             return own_CV
         return self._rows(len(hidden_CH), weight_VH, torch.float32).copy_(own_CV)
+
+    def slope(self, logits_CV: torch.Tensor) -> torch.Tensor:
+        """As much again, for what a cap does to the gradient."""
+        if self._slope_CV is None or self._slope_CV.shape[1] != logits_CV.shape[1]:
+            self._slope_CV = logits_CV.new_empty((CHUNK, logits_CV.shape[1]))
+        return self._slope_CV[: len(logits_CV)]
 
     def narrow(self, float_CV: torch.Tensor, weight_VH: torch.Tensor) -> torch.Tensor:
         """The float32 buffer in the head's dtype."""
@@ -134,6 +150,7 @@ def fused_linear_cross_entropy(
     *,
     with_entropy: bool = False,
     buffers: Buffers | None = None,
+    scaling: LogitScaling = PLAIN,
 ) -> LossSums:
     """Cross-entropy of a linear layer's logits, summed over P positions.
 
@@ -145,13 +162,15 @@ def fused_linear_cross_entropy(
         weights_P: How many times each position counts; 1 by default.
         with_entropy: Also sum entropies; costs another softmax.
         buffers: Memory kept from step to step; allocated anew by default.
+        scaling: What the model does to the product.
     """
     if weights_P is None:
         weights_P = torch.ones(len(targets_P), device=hidden_PH.device)
     with torch.autocast(hidden_PH.device.type, enabled=False):
         loss, hits, entropy = _FusedLinearCrossEntropy.apply(  # type: ignore[no-untyped-call] # torch's own
-            hidden_PH, weight_VH, bias_V, targets_P, weights_P, with_entropy, buffers or Buffers()
-        )
+            hidden_PH, weight_VH, bias_V, targets_P, weights_P, with_entropy, buffers or Buffers(),
+            scaling,
+        )  # fmt: skip
     return LossSums(loss, hits, entropy)
 
 
@@ -161,6 +180,7 @@ def token_losses(
     weight_VH: torch.Tensor,
     bias_V: torch.Tensor | None,
     targets_P: torch.Tensor,
+    scaling: LogitScaling = PLAIN,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """-log p(target) of each of P positions in float32, and whether it is the most likely token."""
     losses: list[torch.Tensor] = []
@@ -170,6 +190,7 @@ def token_losses(
         logits_CV = nn.functional.linear(
             hidden_PH[chunk].to(weight_VH.dtype), weight_VH, bias_V
         ).float()
+        logits_CV = scaling.apply(logits_CV)
         losses.append(nn.functional.cross_entropy(logits_CV, targets_C, reduction="none"))
         hits.append(logits_CV.argmax(-1) == targets_C)
     return torch.cat(losses), torch.cat(hits)

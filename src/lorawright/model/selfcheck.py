@@ -1,4 +1,4 @@
-"""A loaded base → the kind of its loss; refused where a chat in a pass differs from itself alone.
+"""A loaded base → the scaling of its logits, or a refusal where passes change chats.
 
     pass       | S S S | a a | b b |      b's hidden states do not depend on a,
     alone      | S S S       | b b |      and are those of the model's own attention
@@ -21,8 +21,9 @@ import torch
 from lorawright.errors import ModelError
 from lorawright.model import attention, windows
 from lorawright.model.attention import FALLBACK, PassShape
-from lorawright.model.causal_lm import LossKind, backbone, measure_loss_kind, relative_error
+from lorawright.model.causal_lm import backbone, measure_scaling, relative_error
 from lorawright.model.load import evaluation_mode
+from lorawright.model.logit_scaling import LogitScaling
 from lorawright.plan.attention import PACKED
 
 COMMON, BRANCH = 16, 12  # tokens of a common beginning, and of what follows it in each chat
@@ -50,7 +51,7 @@ ROUGH = Limits(leak=0.1, packing=0.2)  # in 16 bits, and quantized
 
 
 @torch.no_grad()
-def verify(base: Any, *, together: bool) -> LossKind:
+def verify(base: Any, *, together: bool) -> LogitScaling | None:
     """Compares passes of a base with the same chats alone, and its logits with its head's product.
 
     Args:
@@ -58,7 +59,7 @@ def verify(base: Any, *, together: bool) -> LossKind:
         together: Whether passes hold several chats.
 
     Returns:
-        Where the logits of training must come from.
+        What the model does to its logits behind the head; None: only its own forward can tell.
 
     Raises:
         ModelError: Chats of a pass are not what they are alone.
@@ -67,7 +68,7 @@ def verify(base: Any, *, together: bool) -> LossKind:
     first, other, second = _chats(base)
     try:
         with _own_attention(base):
-            kind = measure_loss_kind(base)
+            scaling = measure_scaling(base)
         if together:
             if base.config._attn_implementation in PACKED:
                 windows.compare(base, lambda ids_BT: backbone(base)(ids_BT, use_cache=False))
@@ -85,7 +86,7 @@ def verify(base: Any, *, together: bool) -> LossKind:
             where="model.name",
             hint=FALLBACK if together else "this family cannot be trained here yet; open an issue",
         ) from error
-    return kind
+    return scaling
 
 
 def _chats(base: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -69,7 +69,7 @@ class Architecture:
         rope: `dynamic`, `longrope`, or None where rotations depend on the position alone.
         rope_tokens: Longest chat up to which that does not matter.
         noise: The base's own dropouts and jitters, by key of its config.
-        scaled_logits: Key of its config that scales or caps logits behind the head, or None.
+        scales_logits: Whether its config names a scale or a cap of logits behind the head.
         has_experts: Mixture of experts.
         checkpoints: Its class can compute activations again.
     """
@@ -84,7 +84,7 @@ class Architecture:
     rope: str | None
     rope_tokens: int
     noise: dict[str, float]
-    scaled_logits: str | None
+    scales_logits: bool
     has_experts: bool
     checkpoints: bool
 
@@ -151,7 +151,7 @@ def read(folder: Path, *, trust_remote_code: bool = False) -> Architecture:
         rope=rope,
         rope_tokens=rope_tokens,
         noise=noise(config),
-        scaled_logits=scaled_logits(config),
+        scales_logits=bool(scaled_logits(config)),
         has_experts=any(
             EXPERTS.match(key) and isinstance(value, int) and value > 1
             for key, value in facts.items()
@@ -173,11 +173,14 @@ def noise(config: Any) -> dict[str, float]:
     }
 
 
-def scaled_logits(config: Any) -> str | None:
-    """The key that scales or caps logits behind the head, or None."""
+def scaled_logits(config: Any) -> dict[str, float]:
+    """The keys that scale or cap logits behind the head, and their values."""
     facts = config.get_text_config().to_dict()
-    scaling = (key for key, value in facts.items() if SCALED_LOGITS.match(key) and value)
-    return next((key for key in scaling if facts[key] != 1), None)
+    return {
+        key: float(value)
+        for key, value in facts.items()
+        if SCALED_LOGITS.match(key) and value and value != 1
+    }
 
 
 def _class_of(config: Any, *, own_code: bool) -> Any:

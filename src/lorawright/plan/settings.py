@@ -280,7 +280,9 @@ class _Need:
     def of(
         cls, config: Config, known: Architecture, shape: ModelShape | None, longest_tokens: int
     ) -> Self:
-        return cls(config, shape, known.scaled_logits is not None, longest_tokens)
+        # ZeRO-3 has divided the weights: there the scaling is not measured
+        whole = known.scales_logits and config.distributed.strategy is Strategy.ZERO3
+        return cls(config, shape, whole, longest_tokens)
 
     def memory(self, num_tokens: int | str, checkpointing: bool | str) -> Memory | None:
         """The estimate for passes of so many tokens; None where sizes are unknown."""

@@ -20,8 +20,8 @@ from lorawright.distributed.group import ALONE, Group
 from lorawright.distributed.heartbeat import Heartbeat
 from lorawright.distributed.signals import Stop, stop_on_signals
 from lorawright.model import causal_lm, load, lora, selfcheck
-from lorawright.model.causal_lm import LossKind
-from lorawright.plan import attention
+from lorawright.model.logit_scaling import PLAIN
+from lorawright.plan import architecture, attention
 from lorawright.plan.attention import Attention
 from lorawright.plan.run_plan import RunPlan
 from lorawright.run import checkpoint, lock, names
@@ -183,14 +183,14 @@ def _load_model(plan: RunPlan, tell: Tell) -> Any:
         )
     partitioned = config.distributed.strategy is Strategy.ZERO3
     if partitioned:
-        kind = LossKind.FUSED if causal_lm.has_plain_logits(base) else LossKind.LOGITS
+        scaling = None if architecture.scaled_logits(base.config) else PLAIN
         tell(Noted("passes are not compared with chats alone: ZeRO-3 has divided the weights"))
     else:
         alone = chosen is Attention.OWN and config.training.tokens_per_pass == 1
-        kind = selfcheck.verify(base, together=not alone)
-    if kind is LossKind.LOGITS:
+        scaling = selfcheck.verify(base, together=not alone)
+    if scaling is None:
         tell(Noted("the loss is taken from the model's own logits, which it scales or caps"))
-    causal_lm.install(base, kind)
+    causal_lm.install(base, scaling)
     return lora.add_adapter(base, config.lora, config.training.seed, partitioned=partitioned)
 
 
