@@ -94,14 +94,21 @@ def of_one_shop(path: Path) -> Path:
     return write_jsonl(path, [{"messages": messages} for messages in made])
 
 
-@pytest.mark.parametrize("capacity", [4096, 600])
-@pytest.mark.parametrize("name", SHARING)
+@pytest.mark.parametrize(
+    ("name", "capacity", "checkpointing"),
+    [*((name, size, False) for name in SHARING for size in (4096, 600)), ("gemma2", 600, True)],
+)
 def test_windows_caps_and_sinks_in_passes_with_shared_prefixes(
-    make_config: Callable[..., Config], tmp_path: Path, name: str, capacity: int
+    make_config: Callable[..., Config],
+    tmp_path: Path,
+    name: str,
+    capacity: int,
+    checkpointing: bool,
 ) -> None:
     """The same losses where a prefix is computed once, in one pass and for several passes."""
     base = make_base(tmp_path / "base", name, **FAMILIES[name])
-    config = exact(make_config, base, tokens_per_pass=capacity)
+    how = {"tokens_per_pass": capacity, "gradient_checkpointing": checkpointing}
+    config = exact(make_config, base, **how)
     shop = str(of_one_shop(tmp_path / "shop.jsonl"))
     config = config.model_copy(update={"data": config.data.model_copy(update={"train": shop})})
     plan = run_plan.make(config, silent)

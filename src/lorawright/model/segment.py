@@ -219,11 +219,14 @@ def _written_out(
     rows = query_BNLD.reshape(
         batch, shared, -1, size
     )  # a key head's query heads, one below another
-    scores = (rows @ key_BMKD.transpose(2, 3)).float() * scale
-    scores = scores.view(batch, heads, queries, -1)
-    if rules.softcap is not None:
-        scores = torch.tanh(scores / rules.softcap) * rules.softcap
-    scores = scores.masked_fill(~mask_LK, float("-inf"))
+    scores = (rows @ key_BMKD.transpose(2, 3)).float().view(batch, heads, queries, -1)
+    if rules.softcap is None:
+        scores = scores * scale
+    else:
+        scores = torch.tanh(scores * (scale / rules.softcap)) * rules.softcap
+    # added, not filled in: an addition needs no work backward
+    hidden_LK = torch.zeros(mask_LK.shape, device=scores.device).masked_fill(~mask_LK, -torch.inf)
+    scores = scores + hidden_LK
     if rules.sinks is None:
         probabilities = scores.softmax(dim=-1)
     else:
