@@ -105,7 +105,8 @@ def _facts(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("architecture", found["model_type"]),
         ("attention", f"{translate(found['attention'])}; {translate(shared)}"),
         ("loss", translate(
-            f"{exact}: within {found['largest_loss_difference']:.1e} of plain Transformers"
+            f"{translate(exact)}: within {found['largest_loss_difference']:.1e} of plain "
+            "Transformers"
         )),
         ("merge", _of(found["merge"])),
         ("GGUF", _of(found["gguf"])),

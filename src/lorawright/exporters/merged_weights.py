@@ -67,7 +67,8 @@ class MergedWeights:
 
     def dtype(self, name: str) -> torch.dtype:
         """What the base holds this tensor in."""
-        return _dtype(self._slice(name))
+        source = self._source(name)
+        return _dtype(self._reader(self.files[source]), source)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._slice(name).get_shape())
@@ -257,7 +258,7 @@ def _base_tensors(base: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(base.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 # safe_open is no mapping
-                dtype = _dtype(file.get_slice(name))
+                dtype = _dtype(file, name)
                 if dtype not in UNQUANTIZED:
                     raise ModelError(
                         f"{name} is held in {str(dtype).removeprefix('torch.')}",
@@ -268,9 +269,11 @@ def _base_tensors(base: Path) -> Iterator[tuple[str, Path]]:
                 yield name, path
 
 
-def _dtype(part: Any) -> torch.dtype:
+def _dtype(file: Any, name: str) -> torch.dtype:
     """Of a tensor in a safetensors file, without reading it: one row at most."""
-    dtype: torch.dtype = part[:1].dtype
+    part = file.get_slice(name)
+    found = part[:1] if part.get_shape() else file.get_tensor(name)  # a number has no rows
+    dtype: torch.dtype = found.dtype
     return dtype
 
 

@@ -50,6 +50,12 @@ SIZES = {
     "n_inner": None,
 }  # fmt: skip
 """Small values of keys that configs have; those that a config lacks or leaves empty stay so."""
+LEFT_OUT = {
+    "architectures", "auto_map", "dtype", "torch_dtype", "quantization_config", "model_type",
+    "per_layer_config", "time_step_limit", "mlp_layer_types", "no_rope_layers", "layer_block_type",
+    "num_hidden_layers_per_block",
+}  # fmt: skip
+"""Of the files, or of many layers: a config's own values serve."""
 NUM_EXPERTS, EXPERT_SIZE = 4, 24
 MOST_LAYERS = 4
 
@@ -110,7 +116,10 @@ def check(folder: Path, work: Path) -> FamilyProof:
             hint="update transformers; code of the model's own is not checked here",
         )
     try:
-        base = make_base(work / "base", model_type, **small(given))
+        known = {key: value for key, value in given.items() if key not in LEFT_OUT}
+        whole = CONFIG_MAPPING[model_type].from_dict(known).to_dict()
+        base = make_base(work / "base", model_type, **small(whole))
+        _plain_model(_config(base, work), base)(input_ids=torch.arange(9)[None], use_cache=False)
     except Exception as error:  # a config class or a layer refuses sizes in ways of its own
         return FamilyProof(model_type, problem=f"cannot be made small: {_brief(error)}")
     try:
@@ -121,23 +130,27 @@ def check(folder: Path, work: Path) -> FamilyProof:
 
 def small(given: dict[str, Any]) -> dict[str, Any]:
     """A config with small sizes, and a few layers of each kind."""
-    made = {key: value for key, value in given.items() if not key.startswith("_")}
-    for key in ("architectures", "auto_map", "dtype", "torch_dtype", "quantization_config"):
-        made.pop(key, None)
+    made = {
+        key: value
+        for key, value in given.items()
+        if value is not None and not key.startswith("_") and key not in LEFT_OUT
+    }
     for key, value in list(made.items()):
-        if key in SIZES and value is not None:
+        if key in SIZES:
             made[key] = SIZES[key]
         elif "expert" in key and isinstance(value, int) and not isinstance(value, bool):
             made[key] = min(value, EXPERT_SIZE if "size" in key else NUM_EXPERTS)
         elif key == "moe_intermediate_size":
             made[key] = EXPERT_SIZE
-    kinds = _few(made.get("layer_types"))
-    if kinds is not None:
-        made |= {"layer_types": kinds, "num_hidden_layers": len(kinds)}
+    if "qk_rope_head_dim" in made:  # latent attention: the rotated part, as many keys as queries
+        made |= {"head_dim": SIZES["qk_rope_head_dim"], "num_key_value_heads": 2}
+    for key in ("layer_types", "layers_block_type"):
+        kinds = _few(made.get(key))
+        if kinds is not None:
+            made |= {key: kinds, "num_hidden_layers": len(kinds)}
     for key in ("rope_scaling", "rope_parameters"):
         if isinstance(made.get(key), dict):
             made[key] = _short(made[key])
-    made.pop("model_type", None)
     return made
 
 
