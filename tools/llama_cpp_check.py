@@ -165,7 +165,9 @@ def _write_plain(base: Path, name: str, config: Any, weights: MergedWeights, fol
     layout = gguf_file.lay_out(weights, config, GgufType.F32, name)
     tokenizer = gguf_tokenizer.read(base, name, config.vocab_size)
     file = folder / "model.gguf"
-    gguf_file.write(layout, weights, tokenizer.add_to, file, name, lambda _: None)
+    gguf_file.write(
+        layout, weights, tokenizer.add_to, file, tokenizer.safe_name(name), lambda _: None
+    )
     return file
 
 
