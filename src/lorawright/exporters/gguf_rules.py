@@ -8,7 +8,7 @@ https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from gguf import TokenType
@@ -22,18 +22,15 @@ from lorawright.exporters.gguf_families import CONVERTER_HINT
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-QWEN2 = (
-    ENDING + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+QWEN2 = rf"{ENDING}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{SPACES}"
 LLAMA3 = QWEN2.replace(r"\p{N}|", r"\p{N}{1,3}|")
 DIGIT = r"\p{N}"
 DEEPSEEK3 = (
     r"\p{N}{1,3}",
     "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+".replace(r"\"", '"')
-    + "|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|"
-    + SPACES,
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"""
+    "|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*"
+    "|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
 )
 
 
@@ -122,13 +119,16 @@ def _patterns(part: Mapping[str, Any]) -> list[str]:
     return [""]
 
 
+def merge_pairs(model: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Both ways in which a `tokenizer.json` writes them."""
+    for merge in model["merges"]:
+        left, right = merge.split(" ") if isinstance(merge, str) else merge
+        yield left, right
+
+
 def _merges_all(model: Mapping[str, Any]) -> bool:
     """Whether merges make every token of its characters: then taking words whole is the same."""
-    merges = [
-        tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge)
-        for merge in model["merges"]
-    ]
-    joiner = BPE(model["vocab"], merges)
+    joiner = BPE(model["vocab"], list(merge_pairs(model)))
     return all(len(joiner.tokenize(text)) == 1 for text in model["vocab"])
 
 

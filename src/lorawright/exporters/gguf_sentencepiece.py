@@ -17,6 +17,7 @@ from typing import Any
 from gguf import TokenType
 
 from lorawright.errors import ModelError
+from lorawright.exporters import gguf_rules
 from lorawright.exporters.gguf_families import CONVERTER_HINT
 
 SPACE = "▁"
@@ -67,12 +68,8 @@ def scores(content: Mapping[str, Any], num_tokens: int, name: str) -> list[float
     """
     model = content["model"]
     vocabulary: dict[str, int] = model["vocab"]
-    merges = [
-        tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge)
-        for merge in model["merges"]
-    ]
     numbers: dict[str, list[int]] = {}
-    for number, (left, right) in enumerate(merges):
+    for number, (left, right) in enumerate(gguf_rules.merge_pairs(model)):
         numbers.setdefault(left + right, []).append(number)
     added = {token["content"] for token in content["added_tokens"]}
     ordinary = vocabulary.keys() - added - set(BYTES)

@@ -1,7 +1,7 @@
 """tokenizer.json and chat template → the metadata of a GGUF: tokens, types, merges, template.
 
-For byte-level BPE, whose splitting rule llama.cpp knows by name, and for SentencePiece's. The end of
-an answer is the token that the chat template puts there, whatever else the model's files list.
+For byte-level BPE, whose splitting rule llama.cpp knows by name, and for SentencePiece's. The end
+of an answer is the token that the chat template puts there, whatever else the model's files list.
 """
 
 from __future__ import annotations
@@ -162,7 +162,13 @@ def _tokens(
         kinds |= {model["vocab"][text]: TokenType.BYTE for text in gguf_sentencepiece.BYTES}
     for added in content["added_tokens"]:
         texts[added["id"]] = added["content"]
-        kinds[added["id"]] = gguf_sentencepiece.kind(added, model["unk_token"] if pieces else None)
+        kinds[added["id"]] = (
+            gguf_sentencepiece.kind(added, model["unk_token"])
+            if pieces
+            else TokenType.CONTROL
+            if added["special"]
+            else TokenType.USER_DEFINED
+        )
     if max(texts) >= vocab_size:
         raise ModelError(
             f"has a token {max(texts)}, but its embedding {vocab_size} rows",
