@@ -278,6 +278,8 @@ def family_config(name: str, vocab_size: int) -> Any:
     if kind == "glm4":
         rope = {**rope, "partial_rotary_factor": 0.5}
         sizes["attention_bias"] = True
+    if kind == "phi3":  # above the key of the same name in `rope_parameters`
+        sizes["original_max_position_embeddings"] = 512
     if kind in ("phi3", "llama", "qwen2"):
         del sizes["head_dim"]
     return CONFIG_MAPPING[kind](**sizes, rope_parameters=rope)

@@ -15,7 +15,6 @@ from gguf import TokenType
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
-from tokenizers.trainers import BpeTrainer
 
 from lorawright import hub
 from lorawright.config.schema import Dtype
@@ -146,12 +145,20 @@ def test_whole_words_that_merges_make_anyway() -> None:
 
 def sentencepiece(normalizer: Any, splitter: Any) -> dict[str, Any]:
     """A small vocabulary as SentencePiece's converter writes it: every way of making a token."""
-    backend = Tokenizer(BPE())
-    texts = ["▁Hello,▁we▁have▁12345▁things!▁▁▁▁and▁more", "user\nassistant\nsystem\n\n", "每天都好"]
-    backend.train_from_iterator(texts * 9, BpeTrainer(vocab_size=200, show_progress=False))
-    learned = json.loads(backend.to_str())["model"]
-    made = dict.fromkeys("".join(merge) for merge in learned["merges"])
-    letters = [text for text in learned["vocab"] if len(text) == 1]
+    words = [
+        "▁▁▁▁",
+        "▁Hello,",
+        "▁have",
+        "▁things!",
+        "\n\n\n",
+        "user",
+        "assistant",
+        "每天都好",
+        "12345",
+    ]
+    parts = {w[i:j] for w in words for i in range(len(w)) for j in range(i + 1, len(w) + 1)}
+    made = sorted((part for part in parts if len(part) > 1), key=lambda text: (len(text), text))
+    letters = sorted(part for part in parts if len(part) == 1)
     special = ["<unk>", "<s>", "</s>"]
     tokens = [*special, *gguf_sentencepiece.BYTES, *made, *letters]
     vocabulary = {text: number for number, text in enumerate(tokens)}
@@ -164,13 +171,15 @@ def sentencepiece(normalizer: Any, splitter: Any) -> dict[str, Any]:
     content = json.loads((TINY / "tokenizer.json").read_text())
     added = [*special, "<|im_start|>", "<|im_end|>", "<|endoftext|>", "\n\n", "▁▁"]
     template = content["added_tokens"][0]
-    start = len(vocabulary)
+    ids = dict(vocabulary)
+    for text in added:
+        ids.setdefault(text, len(ids))
     content["added_tokens"] = [
         {
-            **template, "id": vocabulary.get(text, start + number), "content": text,
+            **template, "id": ids[text], "content": text,
             "special": text.startswith("<"), "normalized": False,
         }
-        for number, text in enumerate(added)
+        for text in added
     ]  # fmt: skip
     content["model"] = {
         **content["model"], "vocab": vocabulary, "merges": merges, "unk_token": "<unk>",
@@ -243,7 +252,9 @@ def test_other_sentencepieces_are_refused(tmp_path: Path) -> None:
     del content["model"]["vocab"]["<0xFF>"]
     refused(merges, content, "no byte")
     content = sentencepiece(PREPENDED, None)
-    content["model"]["merges"].insert(0, content["model"]["merges"].pop())
+    ways = content["model"]["merges"]
+    first = next(n for n, way in enumerate(ways) if len("".join(way)) > 3)
+    ways.append(ways.pop(first))
     refused(merges, content, "order")
 
 

@@ -72,13 +72,15 @@ def find(config: Any, where: str) -> Family:
         ModelError: This does not convert it.
     """
     family = FAMILIES.get(config.model_type)
-    problem = (
-        f"is a {config.model_type} model; known are {', '.join(FAMILIES)}"
-        if family is None
-        else next(_problems(config, family), None)
-    )
-    if problem is not None or family is None:
-        raise ModelError(str(problem), where=where, hint=CONVERTER_HINT)
+    if family is None:
+        raise ModelError(
+            f"is a {config.model_type} model; known are {', '.join(FAMILIES)}",
+            where=where,
+            hint=CONVERTER_HINT,
+        )
+    problems = [*_problems(config, family), *_gemma_problems(config, family)]
+    if problems:
+        raise ModelError(problems[0], where=where, hint=CONVERTER_HINT)
     return family
 
 
@@ -92,8 +94,6 @@ def _problems(config: Any, family: Family) -> Iterator[str]:
     activation = getattr(config, "hidden_activation", None) or config.hidden_act
     if activation != family.activation:
         yield f"activates by {activation}"
-    if family.period:
-        yield from _gemma_problems(config, family)
 
 
 def _windowed(config: Any) -> bool:
@@ -106,6 +106,8 @@ def _windowed(config: Any) -> bool:
 def _gemma_problems(config: Any, family: Family) -> Iterator[str]:
     """What llama.cpp's loaders of Gemma hold as constants."""
     period = family.period
+    if not period:
+        return
     layers = [
         "sliding_attention" if (number + 1) % period else "full_attention"
         for number in range(config.num_hidden_layers)

@@ -159,7 +159,8 @@ def _tokens(
     texts = {token_id: text for text, token_id in model["vocab"].items()}
     kinds = dict.fromkeys(texts, TokenType.NORMAL)
     if pieces:
-        kinds |= {model["vocab"][text]: TokenType.BYTE for text in gguf_sentencepiece.BYTES}
+        spelled = model["vocab"].keys() & set(gguf_sentencepiece.BYTES)
+        kinds |= {model["vocab"][text]: TokenType.BYTE for text in spelled}
     for added in content["added_tokens"]:
         texts[added["id"]] = added["content"]
         kinds[added["id"]] = (
