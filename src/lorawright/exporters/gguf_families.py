@@ -98,9 +98,10 @@ def _problems(config: Any, family: Family) -> Iterator[str]:
 
 def _windowed(config: Any) -> bool:
     """Whether a token does not see all that came before it, in the longest context."""
+    if hasattr(config, "use_sliding_window"):  # Qwen's own switch, off in what is published
+        return bool(config.use_sliding_window)
     window = getattr(config, "sliding_window", None)
-    used = getattr(config, "use_sliding_window", True)
-    return bool(used and window is not None and window < config.max_position_embeddings)
+    return window is not None and window < config.max_position_embeddings
 
 
 def _gemma_problems(config: Any, family: Family) -> Iterator[str]:
