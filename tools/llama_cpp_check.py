@@ -129,7 +129,12 @@ def check_run(path: Path, node: Path, options: argparse.Namespace, folder: Path)
     file, lora = _export(run, config, files, options.adapter_only, folder)
     questions = chats.spread(chats.questions(chats.load(config, None)), options.prompts)
     prompts = [list(question.prompt_ids) for question in questions]
-    texts = [*TEXTS, *(tokenizer.decode(row) for row in chats.proof_rows(config, None))]
+    num_tokens = AutoConfig.from_pretrained(files.base).vocab_size
+    lead = _lead(files.base, tokenizer, num_tokens)
+    texts = [
+        *(lead + text for text in TEXTS),
+        *(tokenizer.decode(row) for row in chats.proof_rows(config, None)),
+    ]
     end = masks.learn(tokenizer).end_id
     job = Job(file, texts, prompts, end, lora)
     found = ask(node, job)
@@ -208,7 +213,7 @@ def check_tokenizer(base: Path, node: Path, folder: Path) -> Agreement:
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     file = _write_plain(base, base.name, config, _weights(folder), folder)
-    texts = _texts(tokenizer, gguf_tokenizer.read(base, base.name, num_tokens))
+    texts = _texts(tokenizer, _lead(base, tokenizer, num_tokens))
     found = ask(node, Job(file, texts, [], masks.learn(tokenizer).end_id))["ids"]
     ours = gguf_tokenizer.open_file(file)
     for text, ids in zip(texts, found, strict=True):
@@ -217,11 +222,15 @@ def check_tokenizer(base: Path, node: Path, folder: Path) -> Agreement:
     return Agreement(len(texts), _num_equal(tokenizer, texts, found))
 
 
-def _texts(tokenizer: masks.ChatTokenizer, found: gguf_tokenizer.GgufTokenizer) -> list[str]:
-    """Behind a control token where only such texts are alike, see `gguf_sentencepiece.prefix`."""
+def _lead(base: Path, tokenizer: masks.ChatTokenizer, num_tokens: int) -> str:
+    """A control token where only texts behind one are alike, see `gguf_sentencepiece.prefix`."""
     first = tokenizer.backend.encode("x", add_special_tokens=False).tokens[0]
-    alike = found.prefixed or not first.startswith("▁")
-    lead = "" if alike else tokenizer.variables["bos_token"]
+    prefixed = gguf_tokenizer.read(base, base.name, num_tokens).prefixed
+    alike = prefixed or not first.startswith("▁")
+    return "" if alike else tokenizer.variables["bos_token"]
+
+
+def _texts(tokenizer: masks.ChatTokenizer, lead: str) -> list[str]:
     runs = [f"x{number * space}y" for space in (" ", "\n", "\t", "=") for number in range(1, 36)]
     chats_ = [
         tokenizer.render([Message(Role.USER, text), Message(Role.ASSISTANT, text)], None)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gguf import GGUFReader
 from transformers import AutoConfig
 
 from lorawright import masks
@@ -190,9 +191,11 @@ class _Task:
                 self.tokenizer.safe_name(self.name),
                 lambda num: self.progress(f"write {layout.type}", num, len(layout.entries)),
             )
-            types = gguf_file.verify(work, layout, digests, self.tokenizer.metadata())
-            self._verify_tokenizer(work)
-            distance = divergence.compare(self.reference, self._predict(work, layout))
+            reader = GGUFReader(work)
+            metadata = self.tokenizer.metadata()
+            types = gguf_file.verify(work, layout, digests, metadata, reader)
+            self._verify_tokenizer(work, reader)
+            distance = divergence.compare(self.reference, self._predict(work, layout, reader))
             proof.refuse_divergence(distance, bound, str(path))
             note_written(path)
             sync(work)
@@ -212,15 +215,15 @@ class _Task:
             "seconds": time.perf_counter() - started,
         }
 
-    def _predict(self, path: Path, layout: Layout) -> Predictions:
+    def _predict(self, path: Path, layout: Layout, reader: GGUFReader) -> Predictions:
         """Of the file."""
         settings = self.parts.files.settings
-        model = gguf_file.read_model(path, layout, TORCH_DTYPE[settings.dtype])
+        model = gguf_file.read_model(path, layout, TORCH_DTYPE[settings.dtype], reader)
         return proof.predict(model.to(self.parts.files.device.value).eval(), self.rows)
 
-    def _verify_tokenizer(self, path: Path) -> None:
+    def _verify_tokenizer(self, path: Path, reader: GGUFReader) -> None:
         """The file's tokenizer, as llama.cpp reads it, gives the ids of the model's own."""
-        found = gguf_tokenizer.open_file(path)
+        found = gguf_tokenizer.open_file(path, reader)
         ours = masks.load(self.parts.files.base, self.parts.files.settings.name)
         texts = [ours.decode(row) for row in self.rows]
         for text, ids in zip(texts, ours.encode(texts), strict=True):

@@ -137,9 +137,9 @@ def read(base: Path, name: str, vocab_size: int) -> GgufTokenizer:
     )
 
 
-def open_file(path: Path) -> Callable[[str], list[int]]:
+def open_file(path: Path, reader: gguf.GGUFReader | None = None) -> Callable[[str], list[int]]:
     """Text → ids as llama.cpp reads it, from nothing but the metadata of a GGUF file."""
-    reader = gguf.GGUFReader(path)
+    reader = reader or gguf.GGUFReader(path)
     fields = {
         key: field.contents()
         for key, field in reader.fields.items()
