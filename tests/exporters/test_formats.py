@@ -11,18 +11,11 @@ from typing import Any
 
 import gguf as gguf_library
 import jinja2
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lorawright import hub, masks
 from lorawright.cli import app
@@ -148,17 +141,18 @@ def small_model(kind: str, folder: Path) -> None:
         "tie_word_embeddings": False, "eos_token_id": 2284, "bos_token_id": None,
     }  # fmt: skip
     torch.manual_seed(0)
-    model = (
-        LlamaForCausalLM(LlamaConfig(**sizes))
-        if kind == "llama"
-        else Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=128))
-    )
-    model.save_pretrained(folder)
+    if kind != "llama":
+        sizes["head_dim"] = 128
+    if kind == "gemma3_text":
+        sizes |= {"query_pre_attn_scalar": 128, "sliding_window": 16, "tie_word_embeddings": True}
+    if kind == "mistral":
+        sizes["sliding_window"] = None
+    AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**sizes)).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(TINY / name, folder / name)
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "mistral", "gemma3_text"])
 def test_other_architectures(make_config: MakeConfig, tmp_path: Path, kind: str) -> None:
     """Llama's halves are permuted, Qwen3's head size is not hidden / heads; heads are untied."""
     base = tmp_path / "base"
@@ -169,7 +163,7 @@ def test_other_architectures(make_config: MakeConfig, tmp_path: Path, kind: str)
     found = export(folder, tmp_path / "gguf", GgufType.F32)["f32"]
     assert found["architecture"] == kind and found["mean_kl"] < 1e-8
     names = [t.name for t in gguf_library.GGUFReader(found["path"]).tensors]
-    assert "output.weight" in names
+    assert ("output.weight" in names) == (kind != "gemma3_text")
 
 
 def test_what_cannot_be_converted_is_refused(run: RunFolder, tmp_path: Path) -> None:
@@ -236,7 +230,9 @@ def test_a_damaged_file_is_noticed(run: RunFolder, files: dict[str, Any], tmp_pa
 def test_values_beyond_float16_are_refused(run: RunFolder, tmp_path: Path) -> None:
     entry = gguf_file.Entry("x", "x", gguf_library.GGMLQuantizationType.F16, (2, 32))
     with pytest.raises(ModelError, match="not finite in F16"):
-        gguf_file._convert(entry, torch.full((2, 32), 1e6), AutoConfig.from_pretrained(TINY))
+        gguf_file._convert(
+            entry, np.full((2, 32), 1e6, np.float32), AutoConfig.from_pretrained(TINY)
+        )
 
 
 def test_nothing_is_left_behind(

@@ -1,8 +1,7 @@
 """A run and file types → GGUF files for llama.cpp and what is built on it, each proven twice.
 
 Read back with the `gguf` package: the bytes of every tensor, tokens, merges, template, end token,
-and the ids that llama.cpp's rule of that name makes of them. Loaded by Transformers: the logits
-against base + adapter.
+and the ids that llama.cpp makes of them. Loaded again: the logits against base + adapter.
 """
 
 from __future__ import annotations
@@ -14,13 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForCausalLM
+from gguf import GGUFReader
+from transformers import AutoConfig
 
 from lorawright import masks
 from lorawright.config.schema import Config
 from lorawright.errors import ModelError, RunFolderError
 from lorawright.evaluation import chats
 from lorawright.exporters import gguf_file, gguf_tokenizer, proof
+from lorawright.exporters.gguf_families import CONVERTER_HINT
 from lorawright.exporters.gguf_file import Layout
 from lorawright.exporters.gguf_tokenizer import GgufTokenizer
 from lorawright.exporters.proof import Parts
@@ -187,12 +188,14 @@ class _Task:
                 self.parts.weights,
                 self.tokenizer.add_to,
                 work,
-                self.name,
+                self.tokenizer.safe_name(self.name),
                 lambda num: self.progress(f"write {layout.type}", num, len(layout.entries)),
             )
-            types = gguf_file.verify(work, layout, digests, self.tokenizer.metadata())
-            self._verify_tokenizer(work)
-            distance = divergence.compare(self.reference, self._predict(work))
+            reader = GGUFReader(work)
+            metadata = self.tokenizer.metadata()
+            types = gguf_file.verify(work, layout, digests, metadata, reader)
+            self._verify_tokenizer(work, reader)
+            distance = divergence.compare(self.reference, self._predict(work, layout, reader))
             proof.refuse_divergence(distance, bound, str(path))
             note_written(path)
             sync(work)
@@ -212,22 +215,21 @@ class _Task:
             "seconds": time.perf_counter() - started,
         }
 
-    def _predict(self, path: Path) -> Predictions:
-        """Of the file, through Transformers."""
-        model = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=TORCH_DTYPE[self.parts.files.settings.dtype]
-        )
+    def _predict(self, path: Path, layout: Layout, reader: GGUFReader) -> Predictions:
+        """Of the file."""
+        settings = self.parts.files.settings
+        model = gguf_file.read_model(path, layout, TORCH_DTYPE[settings.dtype], reader)
         return proof.predict(model.to(self.parts.files.device.value).eval(), self.rows)
 
-    def _verify_tokenizer(self, path: Path) -> None:
+    def _verify_tokenizer(self, path: Path, reader: GGUFReader) -> None:
         """The file's tokenizer, as llama.cpp reads it, gives the ids of the model's own."""
-        found = gguf_tokenizer.open_file(path)
+        found = gguf_tokenizer.open_file(path, reader)
         ours = masks.load(self.parts.files.base, self.parts.files.settings.name)
         texts = [ours.decode(row) for row in self.rows]
         for text, ids in zip(texts, ours.encode(texts), strict=True):
-            if found.encode(text, add_special_tokens=False).ids != ids:
+            if found(text) != ids:
                 raise ModelError(
                     f"its tokenizer reads {text[:40]!r} as other ids than the model's",
                     where=str(path),
-                    hint=gguf_file.CONVERTER_HINT,
+                    hint=CONVERTER_HINT,
                 )

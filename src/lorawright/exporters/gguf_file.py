@@ -1,10 +1,8 @@
 """Merged weights, config and tokenizer → one GGUF file, written tensor by tensor.
 
-    float32 sum ──► (llama: q and k permuted) ──► F32 | F16 | BF16 | Q8_0 | … ──► file
+    float32 sum ──► (by family: permuted, norms plus 1) ──► F32 | F16 | BF16 | Q8_0 | … ──► file
 
-Names come from the `gguf` package's own map. What llama.cpp's converter does beyond renaming is
-done here for the architectures listed below, and only for these:
-https://github.com/ggml-org/llama.cpp/blob/master/convert_hf_to_gguf.py
+Names come from the `gguf` package's own map, what differs by architecture from `gguf_families`.
 """
 
 from __future__ import annotations
@@ -20,24 +18,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from gguf import GGMLQuantizationType, GGUFWriter
+from transformers import AutoModelForCausalLM
 
 from lorawright.errors import ModelError
+from lorawright.exporters import gguf_families
+from lorawright.exporters.gguf_families import CONVERTER_HINT, Family, Values
 from lorawright.exporters.merged_weights import MergedWeights
 from lorawright.types import GgufType
-
-CONVERTER_HINT = (
-    "merge it, and convert the merged folder with llama.cpp's own convert_hf_to_gguf.py"
-)
-ARCHITECTURES = {
-    "qwen2": gguf.MODEL_ARCH.QWEN2,
-    "qwen3": gguf.MODEL_ARCH.QWEN3,
-    "llama": gguf.MODEL_ARCH.LLAMA,
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A tensor of the file: its name there and in the base, its type, its shape."""
+    """A tensor of the file: its name there and in the base, its type, its shape.
+
+    The base has no tensor for what `gguf_families.additional` makes of its settings.
+    """
 
     name: str
     source: str
@@ -59,13 +54,13 @@ class Layout:
     """What the file will hold.
 
     Attributes:
-        architecture: llama.cpp's name of it.
+        family: What llama.cpp wants of the architecture.
         type: The type of its matrices.
         entries: Its tensors, in order.
         config: The model's.
     """
 
-    architecture: gguf.MODEL_ARCH
+    family: Family
     type: GgufType
     entries: tuple[Entry, ...]
     config: Any
@@ -81,8 +76,8 @@ def lay_out(weights: MergedWeights, config: Any, wanted: GgufType, where: str) -
     Raises:
         ModelError: An architecture or a setting that this does not convert.
     """
-    architecture = find_architecture(config, where)
-    names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
+    family = gguf_families.find(config, where)
+    names = gguf.get_tensor_name_map(family.architecture, config.num_hidden_layers)
     entries: list[Entry] = []
     for source in weights.names:
         if source == "lm_head.weight" and config.tie_word_embeddings and not weights.untied:
@@ -96,30 +91,11 @@ def lay_out(weights: MergedWeights, config: Any, wanted: GgufType, where: str) -
             )
         shape = weights.shape(source)
         entries.append(Entry(name, source, _type(name, shape, wanted), shape))
-    return Layout(architecture, wanted, tuple(entries), config)
-
-
-def find_architecture(config: Any, where: str) -> gguf.MODEL_ARCH:
-    """llama.cpp's name of a model's architecture.
-
-    Raises:
-        ModelError: This does not convert it.
-    """
-    found = ARCHITECTURES.get(config.model_type)
-    rope = config.rope_parameters or {}
-    windowed = getattr(config, "use_sliding_window", False)
-    problem = (
-        f"is a {config.model_type} model; known are {', '.join(ARCHITECTURES)}"
-        if found is None
-        else f"stretches its positions by {rope['rope_type']}"
-        if rope.get("rope_type", "default") != "default"
-        else "attends through sliding windows"
-        if windowed
-        else None
-    )
-    if problem is not None or found is None:
-        raise ModelError(str(problem), where=where, hint=CONVERTER_HINT)
-    return found
+    entries += [
+        Entry(name, "", GGMLQuantizationType.F32, values.shape)
+        for name, values in gguf_families.additional(config).items()
+    ]
+    return Layout(family, wanted, tuple(entries), config)
 
 
 def _type(name: str, shape: tuple[int, ...], wanted: GgufType) -> GGMLQuantizationType:
@@ -160,7 +136,7 @@ def write(
     Raises:
         ModelError: A value does not fit its type.
     """
-    writer = GGUFWriter(path, gguf.MODEL_ARCH_NAMES[layout.architecture])
+    writer = GGUFWriter(path, gguf.MODEL_ARCH_NAMES[layout.family.architecture])
     _add_config(writer, layout, name)
     add_tokenizer(writer)
     for entry in layout.entries:
@@ -175,9 +151,13 @@ def write(
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     digests: dict[str, str] = {}
+    made = gguf_families.additional(layout.config)
     try:
         for entry in layout.entries:
-            data = _convert(entry, weights.tensor(entry.source), layout.config)
+            values = (
+                weights.tensor(entry.source).float().numpy() if entry.source else made[entry.name]
+            )
+            data = _convert(entry, values, layout.config)
             writer.write_tensor_data(data)
             digests[entry.name] = hashlib.sha256(data.tobytes()).hexdigest()
             progress(1)
@@ -186,8 +166,8 @@ def write(
     return digests
 
 
-def _convert(entry: Entry, tensor: torch.Tensor, config: Any) -> npt.NDArray[np.uint8]:
-    values = permute_heads(entry.name, tensor.float().numpy(), config)
+def _convert(entry: Entry, values: Values, config: Any) -> npt.NDArray[np.uint8]:
+    values = gguf_families.to_file(entry.name, values, config)
     with np.errstate(over="ignore"):
         data = gguf.quantize(np.ascontiguousarray(values), entry.type)
     if not np.isfinite(
@@ -200,44 +180,11 @@ def _convert(entry: Entry, tensor: torch.Tensor, config: Any) -> npt.NDArray[np.
     return found
 
 
-def permute_heads(
-    name: str, values: npt.NDArray[np.float32], config: Any
-) -> npt.NDArray[np.float32]:
-    """Rows of Llama's queries and keys in the order that llama.cpp wants; others as they are."""
-    if config.model_type == "llama" and ".attn_q." in name:
-        return _permute(values, config.num_attention_heads)
-    if config.model_type == "llama" and ".attn_k." in name:
-        return _permute(values, config.num_key_value_heads)
-    return values
-
-
-def _permute(values: npt.NDArray[np.float32], num_heads: int) -> npt.NDArray[np.float32]:
-    """From halves to pairs: llama.cpp turns neighbours, Transformers the two halves of a head."""
-    rest = values.shape[1:]
-    halves = values.reshape(num_heads, 2, values.shape[0] // num_heads // 2, *rest)
-    return halves.swapaxes(1, 2).reshape(values.shape)
-
-
 def _add_config(writer: GGUFWriter, layout: Layout, name: str) -> None:
-    config = layout.config
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer.add_name(name)
     writer.add_file_type(_file_type(layout.type))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_vocab_size(config.vocab_size)
-    if config.model_type == "llama":
-        writer.add_rope_dimension_count(head_dim)
-    if config.model_type == "qwen3":
-        writer.add_key_length(head_dim)
-        writer.add_value_length(head_dim)
+    gguf_families.add_settings(writer, layout.config)
 
 
 def _file_type(kind: GgufType) -> int:
@@ -247,9 +194,20 @@ def _file_type(kind: GgufType) -> int:
 
 
 def verify(
-    path: Path, layout: Layout, digests: dict[str, str], metadata: dict[str, Any]
+    path: Path,
+    layout: Layout,
+    digests: dict[str, str],
+    metadata: dict[str, Any],
+    reader: gguf.GGUFReader | None = None,
 ) -> dict[str, int]:
     """Reads the file back with the `gguf` package: every tensor's bytes, the metadata's values.
+
+    Args:
+        path: The file.
+        layout: What it should hold.
+        digests: From `write`.
+        metadata: Keys and values that it should hold, too.
+        reader: Of the file, if there is one: 262,144 tokens take it ten seconds and more.
 
     Returns:
         How many tensors have which type.
@@ -257,7 +215,7 @@ def verify(
     Raises:
         ModelError: It does not hold what was written.
     """
-    reader = gguf.GGUFReader(path)
+    reader = reader or gguf.GGUFReader(path)
     problem = next(_differences(reader, layout, digests, metadata), None)
     if problem is not None:
         raise ModelError(
@@ -289,3 +247,41 @@ def _differences(
         field = reader.get_field(key)
         if field is None or field.contents() != value:
             yield f"{key} has another value"
+
+
+def read_model(
+    path: Path, layout: Layout, dtype: torch.dtype, reader: gguf.GGUFReader | None = None
+) -> Any:
+    """The model that a file holds.
+
+    Through Transformers' own reader where it knows the family; else from the dequantized tensors,
+    by the same names back, and the base's settings.
+    """
+    reader = reader or gguf.GGUFReader(path)
+    if _read_by_transformers(layout, reader.fields["general.name"].contents()):
+        return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    state = {
+        entry.source: torch.from_numpy(_dequantize(tensors[entry.name], entry, layout.config))
+        for entry in layout.entries
+        if entry.source
+    }
+    with torch.device("meta"):
+        kind = type(AutoModelForCausalLM.from_config(layout.config))
+    return kind.from_pretrained(None, config=layout.config, state_dict=state, dtype=dtype)
+
+
+def _read_by_transformers(layout: Layout, name: str) -> bool:
+    """It takes a Llama model called `mistral` for another, and Qwen3's heads for 128 wide."""
+    config = layout.config
+    return (
+        layout.family.by_transformers
+        and all(entry.source for entry in layout.entries)
+        and "mistral" not in name.lower()
+        and (config.model_type != "qwen3" or config.head_dim == 128)
+    )
+
+
+def _dequantize(tensor: Any, entry: Entry, config: Any) -> Values:
+    values = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(entry.shape)
+    return np.array(gguf_families.from_file(entry.name, values, config), np.float32)

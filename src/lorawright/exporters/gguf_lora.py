@@ -24,7 +24,7 @@ from transformers import AutoConfig
 
 from lorawright.config.schema import Config
 from lorawright.errors import ModelError
-from lorawright.exporters import gguf, gguf_file, proof
+from lorawright.exporters import gguf, gguf_families, proof
 from lorawright.exporters.proof import Parts
 from lorawright.run.files import sync
 from lorawright.run.folder import RunFolder
@@ -101,8 +101,8 @@ def lay_out(parts: Parts, settings: Any) -> list[Factor]:
             scale and two factors for each matrix.
     """
     where = str(parts.files.adapter)
-    architecture = gguf_file.find_architecture(settings, parts.files.settings.name)
-    names = gguf_library.get_tensor_name_map(architecture, settings.num_hidden_layers)
+    family = gguf_families.find(settings, parts.files.settings.name)
+    names = gguf_library.get_tensor_name_map(family.architecture, settings.num_hidden_layers)
     factors = []
     for source, layer in parts.weights.layers.items():
         name = names.get_name(source, try_suffixes=(".weight",))
@@ -161,14 +161,14 @@ def _write_proven(factors: list[Factor], settings: Any, path: Path) -> float:
 
 
 def _write(factors: list[Factor], settings: Any, path: Path) -> None:
-    architecture = gguf_file.ARCHITECTURES[settings.model_type]
+    architecture = gguf_families.FAMILIES[settings.model_type].architecture
     writer = GGUFWriter(path, gguf_library.MODEL_ARCH_NAMES[architecture])
     writer.add_type(gguf_library.GGUFType.ADAPTER)
     writer.add_string(gguf_library.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf_library.Keys.Adapter.LORA_ALPHA, factors[0].alpha)
     for factor in factors:
         lora_a, lora_b = _pair(factor.layer)
-        rows = gguf_file.permute_heads(factor.name, lora_b.numpy(), settings)
+        rows = gguf_families.permute_heads(factor.name, lora_b.numpy(), settings)
         writer.add_tensor(f"{factor.name}.lora_a", lora_a.numpy())
         writer.add_tensor(f"{factor.name}.lora_b", np.ascontiguousarray(rows))
     writer.write_header_to_file()
@@ -194,7 +194,7 @@ def verify(factors: list[Factor], settings: Any, path: Path) -> float:
         lora_a, lora_b = (tensors[f"{factor.name}.lora_{side}"] for side in "ab")
         update = alpha / lora_a.shape[0] * (lora_b @ lora_a)
         delta = factor.layer.get_delta_weight(_only(factor.layer.scaling)).detach().float()
-        expected = gguf_file.permute_heads(factor.name, delta.numpy(), settings)
+        expected = gguf_families.permute_heads(factor.name, delta.numpy(), settings)
         size = max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
         worst = max(worst, float(np.abs(update - expected).max()) / size)
     if not worst <= MOST_ERROR:
