@@ -47,7 +47,10 @@ SIZES = {
     "intermediate_size_mlp": 48, "moe_k": 2, "num_experts_per_tok": 2, "linear_key_head_dim": 8,
     "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 2,
     "max_window_layers": 1, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512,
-    "n_inner": None,
+    "n_inner": None, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_ssm": 64, "mamba_n_groups": 1,
+    "mamba_d_state": 8, "num_heads": 4, "n_groups": 1, "state_size": 8, "mamba_num_heads": 4,
+    "mamba_head_dim": 16, "ssm_state_size": 8, "shared_intermediate_size": 24,
+    "query_pre_attn_scalar": 16,
 }  # fmt: skip
 """Small values of keys that configs have; those that a config lacks or leaves empty stay so."""
 LEFT_OUT = {
@@ -57,7 +60,7 @@ LEFT_OUT = {
 }  # fmt: skip
 """Of the files, or of many layers: a config's own values serve."""
 NUM_EXPERTS, EXPERT_SIZE = 4, 24
-MOST_LAYERS = 4
+MOST_LAYERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,8 @@ def small(given: dict[str, Any]) -> dict[str, Any]:
             made[key] = min(value, EXPERT_SIZE if "size" in key else NUM_EXPERTS)
         elif key == "moe_intermediate_size":
             made[key] = EXPERT_SIZE
+    if "n_routed_experts" in made:
+        made.setdefault("num_experts_per_tok", SIZES["num_experts_per_tok"])
     if "qk_rope_head_dim" in made:  # latent attention: the rotated part, as many keys as queries
         made |= {"head_dim": SIZES["qk_rope_head_dim"], "num_key_value_heads": 2}
     for key in ("layer_types", "layers_block_type"):
@@ -155,11 +160,11 @@ def small(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _few(kinds: Any) -> list[str] | None:
-    """Each kind of layer, at least two layers."""
+    """The first layers, through the first of each kind; at least two."""
     if not isinstance(kinds, list):
         return None
-    found = list(dict.fromkeys(kinds))[:MOST_LAYERS]
-    return found if len(found) > 1 else found * 2
+    num = max(kinds.index(kind) + 1 for kind in dict.fromkeys(kinds))
+    return kinds[: min(max(num, 2), MOST_LAYERS)]
 
 
 def _short(rope: dict[str, Any]) -> dict[str, Any]:
