@@ -80,6 +80,7 @@ ROOTS = (
     ("cli/model_report.py", "_facts"),
     ("exporters/eject.py", "_first_difference"),
     ("exporters/gguf_file.py", "_differences"),
+    ("exporters/small_family.py", "check"),
     ("run/lock.py", "HINT"),
     ("run/outputs.py", "kept_places"),
     ("run/owned.py", "usual_places"),

@@ -6,6 +6,7 @@ follows through a stop token, and nothing that the chat says is missing."""
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import random
 import re
@@ -143,18 +144,18 @@ def make(folder: Path, rng: random.Random) -> Case:
     def agrees(answer: dict[str, Any]) -> list[str]:
         lines = [json.loads(line) for line in answer["out"].split("\n") if line]
         faults = []
-        for line in lines:
-            made = chats[line["line"] - 1]
-            faults += [f"{fault} (row {line['line']})" for fault in _row(source, made, line)]
+        for row, group in itertools.groupby(lines, key=lambda line: line["line"]):
+            found = _row(source, chats[row - 1], list(group))
+            faults += [f"{fault} (row {row})" for fault in found]
         return faults
 
     return Case(["inspect", "c.yaml", "--json", "-n", "0"], is_json=False, afterwards=(agrees,))
 
 
-def _row(source: str, made: dict[str, Any], line: dict[str, Any]) -> list[str]:
-    """What is wrong with one line of `inspect`, by the template itself."""
+def _row(source: str, made: dict[str, Any], lines: list[dict[str, Any]]) -> list[str]:
+    """What is wrong with a chat's lines of `inspect`, by the template itself."""
     tokenizer = fuzz_rows.reference()
-    ids, found = line["ids"], fuzz_rows.spans(line["trained"])
+    found = [(one["ids"], *span) for one in lines for span in fuzz_rows.spans(one["trained"])]
     messages = made["messages"]
     if any(message.get("content") is None for message in messages):
         return []  # filled in where a template stumbles over them
@@ -163,12 +164,14 @@ def _row(source: str, made: dict[str, Any], line: dict[str, Any]) -> list[str]:
     )
     normal, decode = fuzz_rows.normal, tokenizer.decode
     whole = render(messages)
-    if "strftime_now" not in source and normal(decode(ids)) != normal(whole):
+    ids = lines[0]["ids"]
+    is_one = len(lines) == 1 and "strftime_now" not in source
+    if is_one and normal(decode(ids)) != normal(whole):
         return [f"ids: decode to {decode(ids)[-60:]!r}, not {whole[-60:]!r}"]
     answers = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
     if len(found) != len(answers):
         return [f"spans: {len(found)}, there are {len(answers)} answers"]
-    for number, (start, end) in zip(answers, found, strict=True):
+    for number, (ids, start, end) in zip(answers, found, strict=True):
         prompt, span = render(messages[:number], add_generation_prompt=True), decode(ids[start:end])
         if normal(decode(ids[:start])) != normal(prompt):
             return [f"prompt: of {number}: {decode(ids[:start])[-60:]!r}, not {prompt[-60:]!r}"]
@@ -178,8 +181,9 @@ def _row(source: str, made: dict[str, Any], line: dict[str, Any]) -> list[str]:
             return [
                 f"missing: answer {number} {messages[number]['content'][:40]!r} in {span[:60]!r}"
             ]
+    shown = normal(whole) + "".join(normal(decode(one["ids"])) for one in lines)
     for number, message in enumerate(messages):
-        if not _says(normal(whole), normal(message["content"])):
+        if not _says(shown, normal(message["content"])):
             return [f"missing: message {number} {message['content'][:40]!r}"]
     return []
 

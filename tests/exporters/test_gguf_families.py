@@ -58,7 +58,7 @@ def written(config: Any, folder: Path, name: str = "mistral-like") -> tuple[Any,
     model.save_pretrained(folder)
     base = folder / "model.safetensors"
     weights = MergedWeights(
-        dict.fromkeys(load_file(base), base), {}, {}, None, "model.embed_tokens.weight"
+        dict.fromkeys(load_file(base), base), {}, {}, None, "model.embed_tokens.weight", {}, model
     )
     layout = gguf_file.lay_out(weights, config, GgufType.F32, "base")
     file = folder / "model.gguf"

@@ -223,6 +223,7 @@ NOT_FOR_READERS = {
     "training/failures.py": "words of libraries, to be found in their errors",
     "plan/steps.py": "an invariant",
     "cli/init.py": "example chats",
+    "exporters/small_family.py": "chats that a small model is trained on",
     "cli/quickstart.py": "a config, whose comments are in the catalogue one by one",
     "report/page.py": "code to copy",
     "report/words.py": "has its own table of both languages",

@@ -15,6 +15,7 @@ from lorawright.config import Config
 from lorawright.errors import TrainError
 from lorawright.model import causal_lm, divergence, loss
 from lorawright.model.divergence import Predictions
+from lorawright.model.logit_scaling import PLAIN
 from lorawright.training import process, train, trainer
 
 MakeConfig = Callable[..., Config]
@@ -58,7 +59,7 @@ def test_only_apples_gpus_lack_float64() -> None:
 def test_divergence_is_measured_in_float64_on_the_cpu(no_float64: None) -> None:
     torch.manual_seed(0)
     hidden_PH, weight_VH = torch.randn(5, 8), torch.randn(11, 8)
-    one = Predictions(hidden_PH, weight_VH, None, 1)
+    one = Predictions(hidden_PH, weight_VH, None, 1, PLAIN)
     assert one.logits(slice(0, 2)).dtype is torch.float64
     assert divergence.compare(one, one).max_kl == pytest.approx(0, abs=1e-12)
 
