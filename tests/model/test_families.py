@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from lorawright.errors import ModelError
 from lorawright.evaluation import losses
 from lorawright.evaluation.chats import EvalChat
 from lorawright.hardware import Device
-from lorawright.model import attention, causal_lm, load, selfcheck
+from lorawright.model import attention, causal_lm, load, lora, selfcheck
 from lorawright.model.attention import PassShape
 from lorawright.model.logit_scaling import PLAIN, LogitScaling
 from lorawright.plan import adapted, run_plan
@@ -134,20 +135,20 @@ def test_a_leak_between_chats_is_found(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="sees the chat before it") as error:
         selfcheck.verify(base, together=True)
     assert "`training.tokens_per_pass: 1`" in str(error.value.hint)
-    assert selfcheck.verify(base, together=False) == PLAIN
+    assert selfcheck.verify(base, together=False).scaling == PLAIN
 
 
 def test_scaled_logits_are_found_by_measuring(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = base_of("granite", Attention.SEGMENTS, tmp_path, **FAMILIES["granite"])
-    assert selfcheck.verify(base, together=True) == LogitScaling(1 / 8)
+    assert selfcheck.verify(base, together=True).scaling == LogitScaling(1 / 8)
     # by a key that nobody has heard of
     monkeypatch.setattr(causal_lm, "said_scalings", lambda _: [PLAIN])
-    assert selfcheck.verify(base, together=True) is None
+    assert selfcheck.verify(base, together=True).scaling is None
     capped = base_of("gemma2", Attention.SEGMENTS, tmp_path, **FAMILIES["gemma2"])
     monkeypatch.undo()
-    assert selfcheck.verify(capped, together=True) == LogitScaling(1.0, 30.0)
+    assert selfcheck.verify(capped, together=True).scaling == LogitScaling(1.0, 30.0)
 
 
 @pytest.mark.parametrize("name", ["granite", "xlstm", "mistral"])
@@ -174,7 +175,7 @@ def test_no_false_alarm(dtype: Dtype, implementation: str) -> None:
     base = load.load_base(
         settings, hub.model_folder("tiny"), Device.CPU, training=True, implementation=implementation
     )
-    assert selfcheck.verify(base, together=True) == PLAIN
+    assert selfcheck.verify(base, together=True).scaling == PLAIN
     assert base.config._attn_implementation == (
         Attention.SEGMENTS if implementation == Attention.SEGMENTS else "sdpa"
     )
@@ -260,3 +261,22 @@ def test_a_family_that_transformers_does_not_know(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama9"}')
     with pytest.raises(ModelError, match="llama9"):
         load.load_base(ModelSettings(name="x"), tmp_path, Device.CPU, training=True)
+
+
+def test_what_was_measured_is_in_the_certificate(
+    make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    base = make_base(tmp_path / "base", "gemma2", **FAMILIES["gemma2"])
+    folder = train.run(exact(make_config, base)).folder
+    found = json.loads(folder.certificate.read_bytes())["model"]
+    assert found["measured"] and found["not_called"] == []
+    assert found["logits"] == {"scale": 1.0, "cap": 30.0}
+    assert found["leak"] < 1e-5 and found["packing"] < 1e-5 and found["seconds"] > 0
+
+
+def test_an_adapter_that_is_never_called_is_said(tmp_path: Path) -> None:
+    base = base_of("mistral", Attention.SEGMENTS, tmp_path, **FAMILIES["mistral"])
+    base.model.layers[0].spare = torch.nn.Linear(32, 32)
+    model = lora.add_adapter(base, LoraSettings(rank=4), 0)
+    assert selfcheck.unreached(model) == ["base_model.model.model.layers.0.spare"]
+    assert model.training

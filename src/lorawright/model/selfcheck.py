@@ -12,11 +12,13 @@ Shapes: T tokens, H hidden, V vocabulary.
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 
 from lorawright.errors import ModelError
 from lorawright.model import attention, windows
@@ -46,33 +48,59 @@ class Limits:
     packing: float
 
 
+@dataclass(frozen=True, slots=True)
+class ModelCheck:
+    """What was measured of a loaded base; in the certificate.
+
+    Attributes:
+        scaling: What it does to its logits behind the head; None: only its own forward can tell.
+        leak: Error of a chat's states when the chat before it in the pass is exchanged.
+        packing: Error between a chat in a pass, its beginning shared, and alone.
+        seconds: That the check took.
+    """
+
+    scaling: LogitScaling | None
+    leak: float | None = None
+    packing: float | None = None
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data; null where passes hold one chat, or logits are the model's own."""
+        scaling = None if self.scaling is None else asdict(self.scaling)
+        return {
+            "leak": self.leak,
+            "packing": self.packing,
+            "logits": scaling,
+            "seconds": round(self.seconds, 3),
+        }
+
+
 EXACT = Limits(leak=1e-3, packing=1e-3)
 ROUGH = Limits(leak=0.1, packing=0.2)  # in 16 bits, and quantized
 
 
 @torch.no_grad()
-def verify(base: Any, *, together: bool) -> LogitScaling | None:
+def verify(base: Any, *, together: bool) -> ModelCheck:
     """Compares passes of a base with the same chats alone, and its logits with its head's product.
 
     Args:
         base: On its device, whole, with the attention it will train with.
         together: Whether passes hold several chats.
 
-    Returns:
-        What the model does to its logits behind the head; None: only its own forward can tell.
-
     Raises:
         ModelError: Chats of a pass are not what they are alone.
     """
     evaluation_mode(base)
+    started = time.perf_counter()
     first, other, second = _chats(base)
+    leak = packing = None
     try:
         with _own_attention(base):
             scaling = measure_scaling(base)
         if together:
             if base.config._attn_implementation in PACKED:
                 windows.compare(base, lambda ids_BT: backbone(base)(ids_BT, use_cache=False))
-            _compare(base, first, other, second)
+            leak, packing = _compare(base, first, other, second)
     except torch.OutOfMemoryError:
         raise
     except (
@@ -86,7 +114,34 @@ def verify(base: Any, *, together: bool) -> LogitScaling | None:
             where="model.name",
             hint=FALLBACK if together else "this family cannot be trained here yet; open an issue",
         ) from error
-    return scaling
+    return ModelCheck(scaling, leak, packing, time.perf_counter() - started)
+
+
+@torch.no_grad()
+def unreached(model: Any) -> list[str]:
+    """Adapted modules that a forward pass does not call: they would learn nothing.
+
+    Args:
+        model: A PEFT model, whole, on its device, with attention that asks for no pass.
+    """
+    layers = {name: one for name, one in model.named_modules() if isinstance(one, LoraLayer)}
+    called: set[str] = set()
+    hooks = [
+        layer.register_forward_hook(lambda *_, name=name: called.add(name))
+        for name, layer in layers.items()
+    ]
+    was_training = model.training
+    base = model.get_base_model()
+    first, _, _ = _chats(base)
+    evaluation_mode(model)
+    try:
+        with _own_attention(base):
+            backbone(base)(first[None].to(base.device), use_cache=False)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return [name for name in layers if name not in called]
 
 
 def _chats(base: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -99,7 +154,10 @@ def _chats(base: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return first, other, second
 
 
-def _compare(base: Any, first: torch.Tensor, other: torch.Tensor, second: torch.Tensor) -> None:
+def _compare(
+    base: Any, first: torch.Tensor, other: torch.Tensor, second: torch.Tensor
+) -> tuple[float, float]:
+    """The errors; raises ModelError where one is beyond its limit."""
     found_TH = _states(base, first, second)
     leak = relative_error(_states(base, other, second)[:FIRST], found_TH[:FIRST])
     if not leak <= _limits(base).leak:  # also where it is not a number
@@ -119,6 +177,7 @@ def _compare(base: Any, first: torch.Tensor, other: torch.Tensor, second: torch.
             where="model.name",
             hint=FALLBACK,
         )
+    return leak, error
 
 
 def _states(base: Any, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

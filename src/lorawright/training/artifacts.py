@@ -36,15 +36,22 @@ MOST_ROW_TOKENS = 600  # longer ones are passed over where shorter ones exist
 NUM_BINS = 32  # of the histogram of lengths
 
 
-def begin(run: RunFolder, plan: RunPlan, trainable: Trainable) -> None:
-    """Writes what is known before the first step, so that a report needs no data and no model."""
+def begin(run: RunFolder, plan: RunPlan, trainable: Trainable, model: dict[str, Any]) -> None:
+    """Writes what is known before the first step, so that a report needs no data and no model.
+
+    Args:
+        run: Its folder.
+        plan: The run's.
+        trainable: How much of the model is trained.
+        model: What was measured of the loaded model.
+    """
     settings, chats = plan.settings, plan.chats
     run.write_facts(
         plan.config,
         settings.reasons,
         settings.hardware,
         chats.stats,
-        chats.certificate,
+        {**chats.certificate, "model": model},
         chats.rejected,
         plan.identity["base_weights"],
     )

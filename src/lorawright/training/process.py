@@ -21,6 +21,7 @@ from lorawright.distributed.heartbeat import Heartbeat
 from lorawright.distributed.signals import Stop, stop_on_signals
 from lorawright.model import causal_lm, load, lora, selfcheck
 from lorawright.model.logit_scaling import PLAIN
+from lorawright.model.selfcheck import ModelCheck
 from lorawright.plan import architecture, attention
 from lorawright.plan.attention import Attention
 from lorawright.plan.run_plan import RunPlan
@@ -129,12 +130,12 @@ def train(
     with failures.out_of_memory(plan.settings), failures.disk_full(folder):
         args = sft_args(plan)
         processes.allow_fsdp_on_cpu(settings, device)
-        model = _load_model(plan, process.tell)
+        model, found = _load_model(plan, process.tell)
         if overwrite:
             claim.clear(folder, process.tell)
         trainable = lora.count(model)
         if group.is_main:
-            artifacts.begin(folder, plan, trainable)
+            artifacts.begin(folder, plan, trainable, found)
         group.barrier()
         first_step = 0 if plan.resume_from is None else checkpoint.step_of(plan.resume_from)
         due = group.gather(_evaluation_is_due(process, first_step, args.eval_delay))[0]
@@ -172,8 +173,8 @@ def sft_args(plan: RunPlan) -> Any:
     )
 
 
-def _load_model(plan: RunPlan, tell: Tell) -> Any:
-    """The base with its loss, compared with itself, and a new adapter on it."""
+def _load_model(plan: RunPlan, tell: Tell) -> tuple[Any, dict[str, Any]]:
+    """The base with its loss, compared with itself, and a new adapter on it; what was measured."""
     config, hardware = plan.config, plan.settings.hardware
     assert plan.base_folder is not None
     chosen = attention.of(config, hardware, plan.base_folder)
@@ -183,15 +184,20 @@ def _load_model(plan: RunPlan, tell: Tell) -> Any:
         )
     partitioned = config.distributed.strategy is Strategy.ZERO3
     if partitioned:
-        scaling = None if architecture.scaled_logits(base.config) else PLAIN
+        check = ModelCheck(None if architecture.scaled_logits(base.config) else PLAIN)
         tell(Noted("passes are not compared with chats alone: ZeRO-3 has divided the weights"))
     else:
         alone = chosen is Attention.OWN and config.training.tokens_per_pass == 1
-        scaling = selfcheck.verify(base, together=not alone)
-    if scaling is None:
+        check = selfcheck.verify(base, together=not alone)
+    if check.scaling is None:
         tell(Noted("the loss is taken from the model's own logits, which it scales or caps"))
-    causal_lm.install(base, scaling)
-    return lora.add_adapter(base, config.lora, config.training.seed, partitioned=partitioned)
+    causal_lm.install(base, check.scaling)
+    model = lora.add_adapter(base, config.lora, config.training.seed, partitioned=partitioned)
+    idle = [] if partitioned else selfcheck.unreached(model)
+    if idle:
+        names = ", ".join(idle[:3]) + (" …" if len(idle) > 3 else "")
+        tell(Noted(f"{len(idle)} adapted layers are not called and learn nothing: {names}", True))
+    return model, {**check.as_dict(), "measured": not partitioned, "not_called": idle}
 
 
 def _evaluation_is_due(process: Process, step: int, delay: float) -> bool:
