@@ -300,7 +300,7 @@ def _weights(folder: Path) -> MergedWeights:
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="pt") as opened:
             files |= dict.fromkeys(opened.keys(), file)
-    return MergedWeights(files, {}, {}, None, "model.embed_tokens.weight")
+    return MergedWeights(files, {}, {}, None, "model.embed_tokens.weight", {}, None)
 
 
 def main() -> None:
