@@ -296,7 +296,7 @@ def family_config(name: str, vocab_size: int) -> Any:
 
 def _weights(folder: Path) -> MergedWeights:
     """A model's own weights, with nothing merged into them."""
-    files = {}
+    files: dict[str, Path] = {}
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="pt") as opened:
             files |= dict.fromkeys(opened.keys(), file)
