@@ -102,12 +102,6 @@ WORDS: dict[str, tuple[str, str]] = {
     "refused": ("refused", "拒绝"),
     "family": ("template", "模板"),
 }
-CASES_ZH = {
-    "one turn": "一轮", "system message": "系统消息", "three turns": "三轮",
-    "white space": "空白字符", "a call": "一次调用", "two calls": "两次调用",
-    "a later call": "后面的调用", "reasoning": "思考", "<think> in content": "正文中的 think",
-    "reasoning, a call": "思考并调用",
-}  # fmt: skip
 REASONS: tuple[tuple[str, str, str, str], ...] = (
     (
         "is dropped by",
@@ -151,8 +145,8 @@ def page(templates: list[TemplateRow], proofs: list[FamilyProof], language: int)
 
 
 def _template_table(rows: list[TemplateRow], language: int) -> str:
-    names = [f"`{name}`" if "<" in name else name for name in cases.CASES]
-    heads = [CASES_ZH[name] for name in cases.CASES] if language else names
+    names = [said(name, language) for name in cases.CASES]
+    heads = [f"`{name}`" if "<" in name else name for name in names]
     lines = [f"| {WORDS['family'][language]} | " + " | ".join(heads) + " |"]
     lines.append("|---" * (len(heads) + 1) + "|")
     for row in rows:

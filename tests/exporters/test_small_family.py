@@ -12,9 +12,11 @@ import pytest
 from transformers import CONFIG_MAPPING
 
 from lorawright import hub
+from lorawright.cli import model_report
 from lorawright.cli import run as command
 from lorawright.errors import ModelError
 from lorawright.exporters import small_family
+from lorawright.masks import cases
 
 sys.path.append(str(Path(__file__).parents[2] / "tools"))
 import families
@@ -55,6 +57,7 @@ def test_small_sizes_keep_each_kind_of_layer() -> None:
 def test_doctor_of_a_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["doctor", "--model", "tiny", "--json"]) == 0
     found = orjson.loads(capsys.readouterr().out)
+    assert tuple(cases.CASES) == model_report.CASE_NAMES
     verdicts = {case["chat"]: case["num_sequences"] for case in found["cases"]}
     assert verdicts["three turns"] == 1 and verdicts["white space"] == 2
     assert verdicts["reasoning"] == 0

@@ -75,7 +75,9 @@ def test_words_that_end_a_chat(
 
 @pytest.mark.parametrize(("given", "used"), [(0, 0), (5, 5), (None, 7)])
 def test_pad_id_0_is_a_pad_id(chat_model: ChatModel, given: int | None, used: int) -> None:
-    made = ChatModel(chat_model.model, SimpleNamespace(pad_token_id=given), [7])
+    made = ChatModel(
+        chat_model.model, SimpleNamespace(pad_token_id=given), [7], chat_model.template
+    )
     assert made._generation(Sampling()).pad_token_id == used
 
 

@@ -63,7 +63,9 @@ def port(chat_model: ChatModel) -> Iterator[int]:
 @pytest.fixture(scope="module")
 def endless(chat_model: ChatModel) -> Iterator[int]:
     """The port of a model that no token stops."""
-    with running(ChatModel(chat_model.model, chat_model.tokenizer, [10**6])) as number:
+    with running(
+        ChatModel(chat_model.model, chat_model.tokenizer, [10**6], chat_model.template)
+    ) as number:
         yield number
 
 
@@ -116,7 +118,9 @@ class Scripted(ChatModel):
     """Says a given text, a character at a time."""
 
     def __init__(self, chat_model: ChatModel, text: str) -> None:
-        super().__init__(chat_model.model, chat_model.tokenizer, chat_model.end_ids)
+        super().__init__(
+            chat_model.model, chat_model.tokenizer, chat_model.end_ids, chat_model.template
+        )
         self.text = text
 
     def stream(self, prompt: Any, sampling: Sampling, **_: Any) -> Any:

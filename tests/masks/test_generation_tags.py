@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from lorawright import data, hub, masks
 from lorawright.cli import run
-from lorawright.config.schema import DataSettings
+from lorawright.config.schema import DataSettings, TemplateSettings
 from lorawright.errors import TemplateError
 from lorawright.types import (
     Conversation,
@@ -331,3 +332,16 @@ def test_row_that_the_template_cannot_render_is_refused(folder: Folder, failing:
     result = encode(own(TURN, named + TURN), folder, row)
     assert isinstance(result, Problem)
     assert result.kind is Kind.TEMPLATE and result.path == "messages" and result.hint
+
+
+def test_tags_agree_on_any_day(folder: Folder, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Transformers' own rendering knows today's date alone; a run may name another."""
+    day = "{{ strftime_now('%d %b %Y') }}"
+    tokenizer = masks.load(
+        folder(day + TOKENIZER.template), "dated", TemplateSettings(date=date(2020, 2, 29))
+    )
+    encoder = masks.Encoder(tokenizer, DataSettings(), (day + TAGS, "t.jinja"))
+    found = list(encoder.run([asked(Message(Role.ASSISTANT, "Hello!"))]))
+    (result,) = (one for one in found if isinstance(one, EncodedChat))
+    assert TOKENIZER.decode(result.ids).startswith("29 Feb 2020")
+    assert encoder.counts.num_agreed_tags == 1 and encoder.counts.tags_problem is None

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ from lorawright.inference.generate import ChatModel
 from lorawright.model import lora
 from lorawright.plan import run_plan, workload
 from lorawright.run.events import silent
-from lorawright.run.folder import RunFolder, read_config
-from lorawright.training import train
+from lorawright.run.folder import RunFolder, dump_config, read_config
+from lorawright.training import claim, train
+from lorawright.training.train import Start
 
 THINKING = """\
 {%- set last = namespace(user=0) %}
@@ -205,6 +207,43 @@ def test_variables_reach_every_render(
     found = evaluation.run(run, read_config(run))
     assert found["data"]["num_chats"] == 4 and found["data"]["num_sequences"] >= 4
     assert all("think" not in sample["reference"] for sample in found["samples"])
+
+
+def test_a_template_that_is_told_something_is_ejected_as_ids(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """The script's own rendering would not be told it."""
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "train.jsonl", thinking_rows(1))
+    alone = with_(
+        with_(config, "template", variables={"enable_thinking": False}), "data", eval=None
+    )
+    Path("c.yaml").write_text(dump_config(alone, {}), encoding="utf-8")
+    assert command(["eject", "c.yaml", "--json", "-o", "trl"]) == 0, capsys.readouterr().err
+    done = orjson.loads(capsys.readouterr().out)
+    assert done["data"] == "ids" and "is told enable_thinking" in done["reason"]
+
+
+def test_the_date_of_the_first_start_is_kept(config: Config) -> None:
+    """A template that writes today's date: a resumed run's chats name the same day."""
+    path = Path(config.model.name) / "chat_template.jinja"
+    dated = "{{ '<|im_start|>system\\n' + strftime_now('%Y-%m-%d') + '<|im_end|>\\n' }}" + THINKING
+    path.write_text(dated, encoding="utf-8")
+    first = with_(config, "template", date=date(2020, 2, 29))
+    folder = train.run(with_(first, "training", max_steps=1, save_steps=1)).folder
+    kept = claim.with_date(config, Start.RESUME)
+    assert kept.template.date == date(2020, 2, 29)
+    assert claim.with_date(config, Start.NEW).template.date == "auto"
+    again = run_plan.make(kept, silent)
+    certificate = json.loads(folder.certificate.read_bytes())
+    assert again.chats.certificate["data_sha256"] == certificate["data_sha256"]
+    assert certificate["template_date"] == "2020-02-29"
+    model = ChatModel.load(folder, read_config(folder).model, read_config(folder).template)
+    asked = model.prompt([{"role": "user", "content": "Hi"}])["input_ids"][0]
+    assert "2020-02-29" in model.tokenizer.decode(asked)
+    today = run_plan.make(config, silent)
+    assert today.config.template.date == date.today()
+    assert today.chats.certificate["data_sha256"] != certificate["data_sha256"]
 
 
 def test_reasoning_may_be_read_and_not_trained(config: Config) -> None:

@@ -90,11 +90,12 @@ def _measure(
 ) -> dict[str, Any]:
     chats = eval_chats.load(config, options.data)
     base = files.load_base()
+    tokenizer = masks.load(files.base, config.model.name, config.template)
     comparison = Comparison(
         chats=chats,
         questions=eval_chats.spread(eval_chats.questions(chats), options.num_samples),
-        tokenizer=masks.load(files.base, config.model.name, config.template),
-        end_ids=tuned.end_tokens(files.base, config.model.name, base),
+        tokenizer=tokenizer,
+        end_ids=tuned.end_tokens(tokenizer, base),
         max_new_tokens=options.max_new_tokens,
         tokens_per_pass=USUAL_TOKENS_PER_PASS[files.device],
         progress=progress,

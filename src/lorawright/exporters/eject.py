@@ -158,6 +158,10 @@ def _pairs(plan: RunPlan, split: Split) -> Iterator[tuple[Conversation, EncodedC
 def _first_difference(plan: RunPlan, template: str) -> str | None:
     """Where the script's own encoding would differ from what lorawright trains; None: nowhere."""
     settings = plan.config.model
+    told = sorted(plan.config.template.variables)
+    if told or plan.tokenizer.template_date is not None:
+        what = ", ".join(told) or "the date"
+        return f"the chat template is told {what}, which the script would not tell it"
     theirs = load.load_tokenizer(
         plan.tokenizer_folder, trust_remote_code=settings.trust_remote_code
     )
@@ -171,13 +175,14 @@ def _first_difference(plan: RunPlan, template: str) -> str | None:
         num_seen = 0
         for conversation, encoded in _pairs(plan, split):
             num_seen += 1
+            if conversation.variables:
+                return f"{conversation.where} has `chat_template_kwargs` of its own"
             row = _row(conversation)
             try:
                 found = theirs.apply_chat_template(
                     row["messages"],
                     tools=row.get("tools"),
                     chat_template=template,
-                    **{**plan.tokenizer.told, **conversation.variables},
                     return_dict=True,
                     return_assistant_tokens_mask=True,
                 )

@@ -122,11 +122,12 @@ def check(folder: Path, work: Path) -> FamilyProof:
         known = {key: value for key, value in given.items() if key not in LEFT_OUT}
         whole = CONFIG_MAPPING[model_type].from_dict(known).to_dict()
         base = make_base(work / "base", model_type, **small(whole))
-        _plain_model(_config(base, work), base)(input_ids=torch.arange(9)[None], use_cache=False)
+        config = _config(base, work)
+        _plain_model(config, base)(input_ids=torch.arange(9)[None], use_cache=False)
     except Exception as error:  # a config class or a layer refuses sizes in ways of its own
         return FamilyProof(model_type, problem=f"cannot be made small: {_brief(error)}")
     try:
-        return _trained(model_type, base, work)
+        return _trained(model_type, config, base, work)
     except LorawrightError as error:
         return FamilyProof(model_type, problem=f"{error.what}; {error.hint}")
 
@@ -200,8 +201,7 @@ def make_base(folder: Path, name: str, **sizes: Any) -> Path:
     return folder
 
 
-def _trained(model_type: str, base: Path, work: Path) -> FamilyProof:
-    config = _config(base, work)
+def _trained(model_type: str, config: Config, base: Path, work: Path) -> FamilyProof:
     expected = plain_losses(config, base)
     plan = run_plan.make(config, silent)
     shares = attention.of(plan.config, hardware.detect(), base) in attention.PACKED
@@ -243,7 +243,6 @@ def _converted(folder: RunFolder, config: Config) -> float:
 def _config(base: Path, work: Path) -> Config:
     """Two steps of eight chats, nothing random in them."""
     (work / "train.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in _rows(12)))
-    (work / "eval.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in _rows(15)))
     return Config.model_validate(
         {
             "model": {"name": str(base), "dtype": Dtype.FLOAT32},

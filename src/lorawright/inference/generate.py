@@ -63,7 +63,7 @@ class ChatModel:
         model: A PEFT model, or a bare base model.
         tokenizer: Transformers'.
         end_ids: Tokens that end an answer, from the chat template and the model's own list.
-        variables: What the chat template is told, as it was in training.
+        template: Renders prompts as they were in training: its variables, its date.
     """
 
     def __init__(
@@ -71,9 +71,9 @@ class ChatModel:
         model: Any,
         tokenizer: Any,
         end_ids: Sequence[int],
-        variables: Mapping[str, Any] = MappingProxyType({}),
+        template: masks.ChatTokenizer,
     ) -> None:
-        self.variables = variables
+        self.template = template
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.end_ids = list(end_ids)
@@ -93,10 +93,10 @@ class ChatModel:
         """
         files = tuned.find(run, settings)
         base = files.load_base()
-        end_ids = tuned.end_tokens(files.base, settings.name, base)
+        ours = masks.load(files.base, settings.name, template)
         tokenizer = load_tokenizer(files.base, trust_remote_code=settings.trust_remote_code)
-        told = masks.load(files.base, settings.name, template).told
-        return cls(files.add_adapter(base), tokenizer, end_ids, told)
+        end_ids = tuned.end_tokens(ours, base)
+        return cls(files.add_adapter(base), tokenizer, end_ids, ours)
 
     def prompt(
         self,
@@ -114,10 +114,8 @@ class ChatModel:
         Raises:
             jinja2.TemplateError: The chat template refuses the messages.
         """
-        return self.tokenizer.apply_chat_template(
-            list(messages), tools=tools, add_generation_prompt=True, return_tensors="pt",
-            return_dict=True, **{**self.variables, **variables},
-        )  # fmt: skip
+        text = self.template.prompt(messages, tools, variables)
+        return self.tokenizer(text, add_special_tokens=False, return_tensors="pt")
 
     def answer(
         self,

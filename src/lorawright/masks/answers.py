@@ -10,8 +10,11 @@ is what the same template puts behind that for it, through a stop token.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import jinja2
 
 from lorawright.config.schema import TrainOn
 from lorawright.masks import reasoning
@@ -173,12 +176,13 @@ class _Reader:
         """
         if upto.startswith(prompt):
             return upto[len(prompt) :]
-        before = self.rendering.before_answer(index)
-        for question in self._last_question(index, prompt):
-            at = before.rfind(question)
-            end = at + len(question)
-            if at >= 0 and upto.startswith(before[:end]):
-                return upto[end:]
+        with contextlib.suppress(jinja2.TemplateError):  # of a part of the chat: nothing is told
+            before = self.rendering.before_answer(index)
+            for question in self._last_question(index, prompt):
+                at = before.rfind(question)
+                end = at + len(question)
+                if at >= 0 and upto.startswith(before[:end]):
+                    return upto[end:]
         return None
 
     def _last_question(self, index: int, prompt: str) -> Iterator[str]:

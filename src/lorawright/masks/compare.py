@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import jinja2
@@ -37,6 +39,8 @@ CHATS: tuple[tuple[str, list[Message], list[dict[str, Any]] | None], ...] = (
 def refuse_other_text(reference: Any, tokenizer: ChatTokenizer) -> None:
     """Renders and reads a few chats by both, with and without tools, whole and as prompts.
 
+    Transformers tells a template today's date, so both do here.
+
     Args:
         reference: Transformers' tokenizer.
         tokenizer: The one that the chats were encoded with.
@@ -44,6 +48,7 @@ def refuse_other_text(reference: Any, tokenizer: ChatTokenizer) -> None:
     Raises:
         TemplateError: A chat is rendered otherwise, or read as other ids.
     """
+    tokenizer = replace(tokenizer, date=date.today())
     for name, messages, tools in CHATS:
         for is_prompt in (False, True):
             ours = _ours(tokenizer, messages, tools, is_prompt)

@@ -10,7 +10,8 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from datetime import date
 
 import jinja2
 
@@ -121,12 +122,12 @@ class Encoder:
 
     def _viewed(self, chat: Conversation, *, is_escaped: bool) -> list[Problem | Row]:
         """The chat in the first form that the template renders whole; else what the first lacks."""
-        refused: list[jinja2.TemplateError] = []
+        refused: list[jinja2.TemplateError | UnprovenMask] = []
         partly: list[tuple[Row, Found]] = []
         for form in message_forms.forms(chat):
             try:
-                view = self._view(form)
-            except jinja2.TemplateError as error:
+                view = self._view(form, self.tokenizer)
+            except (jinja2.TemplateError, UnprovenMask) as error:
                 refused.append(error)
                 continue
             if is_escaped and special_tokens.ESCAPED_START in view.text.lower():
@@ -146,10 +147,10 @@ class Encoder:
             return [*lost]
         return [*lost, *self._idle_flags(chat), *self._check_tags(chat, view), row]
 
-    def _view(self, chat: Conversation) -> ChatView:
+    def _view(self, chat: Conversation, tokenizer: ChatTokenizer) -> ChatView:
         settings = self.settings
         return answers.by_text(
-            self.tokenizer, self.markers, chat, settings.train_on,
+            tokenizer, self.markers, chat, settings.train_on,
             train_reasoning=settings.train_reasoning,
         )  # fmt: skip
 
@@ -185,8 +186,12 @@ class Encoder:
         if self.tags is None or self.counts.tags_problem is not None:
             return []
         source, file = self.tags
+        tokenizer = self.tokenizer
         try:
-            generation_tags.check(source, self.tokenizer, chat, view)
+            if tokenizer.template_date is not None:  # Transformers tells tags no other day's date
+                tokenizer = replace(tokenizer, date=date.today())
+                view = self._view(chat, tokenizer)
+            generation_tags.check(source, tokenizer, chat, view)
         except (TagsDisagree, jinja2.TemplateError) as error:
             self.counts.tags_problem = str(error)
             message = f"{error} (row {chat.where})"

@@ -124,7 +124,7 @@ def _tagged_spans(
         template,
         conversation.messages,
         conversation.tools,
-        tokenizer.template_variables(conversation.variables),
+        {**tokenizer.variables, **conversation.variables},
         with_tags=True,
     )
     if tagged_text != text:

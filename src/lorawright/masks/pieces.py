@@ -132,9 +132,7 @@ def prompts(
         for number, piece in enumerate(pieces)
         if piece.is_answer and not (number and pieces[number - 1].is_answer)
     ]
-    if (
-        len(starts) < 2 or not tokenizer.reads_pieces_alone
-    ):  # else it is the first, or by difference
+    if len(starts) < 2 or not tokenizer.reads_pieces_alone:  # by difference: prompts' own ids
         return []
     if not (always or any(_may_join(tokenizer, pieces, number) for number in starts[:-1])):
         return []

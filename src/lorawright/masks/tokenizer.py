@@ -92,20 +92,33 @@ class ChatTokenizer:
         variables: Mapping[str, Any] = NO_VARIABLES,
     ) -> Rendering:
         """A chat whose beginnings are going to be rendered; `variables` are a row's own."""
-        template = self.tool_template if tools else self.template
-        return Rendering(template, messages, tools, self.template_variables(variables))
+        return self._rendering([message.for_template() for message in messages], tools, variables)
 
-    def template_variables(self, variables: Mapping[str, Any] = NO_VARIABLES) -> dict[str, Any]:
-        """What is handed to the template beside messages and tools, the date included."""
-        return {**self.variables, DATE_FUNCTION: self.date.strftime, **variables}
+    def prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Tools,
+        variables: Mapping[str, Any] = NO_VARIABLES,
+    ) -> str:
+        """What a model is asked, from messages as templates take them.
+
+        Raises:
+            jinja2.TemplateError: The template refuses the chat.
+        """
+        return self._rendering(messages, tools, variables).upto(len(messages), True)
+
+    def _rendering(
+        self, turns: Sequence[Mapping[str, Any]], tools: Tools, variables: Mapping[str, Any]
+    ) -> Rendering:
+        # Transformers' own methods would hand on no function: the date is pinned here alone
+        told = {**self.variables, DATE_FUNCTION: self.date.strftime, **variables}
+        return Rendering(self.tool_template if tools else self.template, turns, tools, told)
 
     @property
     def told(self) -> dict[str, Any]:
-        """The same without special tokens, which Transformers' tokenizer gives itself."""
+        """What a config tells the template: variables that are no special tokens."""
         return {
-            name: value
-            for name, value in self.template_variables().items()
-            if not name.endswith("_token")
+            name: value for name, value in self.variables.items() if not name.endswith("_token")
         }
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -165,14 +178,12 @@ class Rendering:
     def __init__(
         self,
         template: str,
-        messages: Sequence[Message],
+        turns: Sequence[Mapping[str, Any]],
         tools: Tools,
         variables: Mapping[str, Any],
     ) -> None:
         self._compiled = _compile_jinja_template(template)
-        self._turns = _alias_reasoning_fields(
-            [_plain_template_data(message.for_template()) for message in messages]
-        )
+        self._turns = _alias_reasoning_fields([_plain_template_data(dict(turn)) for turn in turns])
         plain_tools = None if tools is None else [_plain_template_data(tool) for tool in tools]
         self._shared = {"tools": plain_tools, "documents": None, **variables}
 

@@ -54,8 +54,6 @@ class TurnMarkers:
         follow: What is missing of `end` in a chat that ends with an answer; mostly nothing.
         follow_call: The same behind an answer that calls tools.
         renders_reasoning: Whether a newest answer's `reasoning_content` is rendered.
-        needs_reasoning: Whether the generation prompt begins a reasoning that answers without one
-            do not have: such answers are refused.
         role_tokens: Added tokens that turns begin with and that are not marked as special.
     """
 
@@ -73,7 +71,6 @@ class TurnMarkers:
     follow: str = ""
     follow_call: str = ""
     renders_reasoning: bool = False
-    needs_reasoning: bool = False
     role_tokens: tuple[str, ...] = ()
 
     @property
@@ -127,7 +124,6 @@ def _learn(tokenizer: ChatTokenizer) -> TurnMarkers:
         follow=follow,
         follow_call=_follow_of_call(tokenizer, question, follow) if follow else "",
         renders_reasoning=_renders(tokenizer, [*question, _thinking()], THOUGHT),
-        needs_reasoning=bool(answer.extra),
         role_tokens=tuple(_role_tokens(tokenizer, asked, header)),
     )
 

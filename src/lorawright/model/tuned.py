@@ -142,15 +142,14 @@ def with_adapter(base: Any, adapter: Path, name: str) -> PeftModel:
         ) from None
 
 
-def end_tokens(folder: Path, name: str, base: Any) -> list[int]:
+def end_tokens(tokenizer: masks.ChatTokenizer, base: Any) -> list[int]:
     """Ids that end an answer: the chat template's first, then the generation config's.
 
     Args:
-        folder: The base's.
-        name: The base's name, for messages.
+        tokenizer: The base's.
         base: The loaded base.
     """
-    markers = masks.learn(masks.load(folder, name))
+    markers = masks.learn(tokenizer)
     listed = base.generation_config.eos_token_id
     others = listed if isinstance(listed, list) else [] if listed is None else [listed]
     return list(dict.fromkeys([markers.end_id, *others, *sorted(markers.stop_ids)]))
