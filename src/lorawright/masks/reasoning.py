@@ -20,10 +20,11 @@ CLOSING = re.compile(r"\s*(?:</\w+>|\[/\w+\])\s*")
 
 def of(message: Message) -> str:
     """The reasoning of a message; empty where there is none."""
-    for key in KEYS:
+    for key in KEYS if message.extra else ():
         if isinstance(message.extra.get(key), str):
             return str(message.extra[key])
-    found = INLINE.match(message.content or "")
+    content = message.content or ""
+    found = INLINE.match(content) if "</think>" in content else None
     return found[1] if found else ""
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 import jinja2
 
@@ -79,8 +80,13 @@ class TurnMarkers:
 
     def find_stop(self, text: str) -> re.Match[str] | None:
         """The first stop token of a rendered text; spelled by an author, it does not count."""
-        texts = "|".join(re.escape(token) for token, _ in self.stops)
-        return re.compile(f"(?<!{START})(?:{texts})").search(text)
+        return _stop_pattern(self.stops).search(text)
+
+
+@cache
+def _stop_pattern(stops: tuple[tuple[str, int], ...]) -> re.Pattern[str]:
+    texts = "|".join(re.escape(token) for token, _ in stops)
+    return re.compile(f"(?<!{START})(?:{texts})")
 
 
 def learn(tokenizer: ChatTokenizer) -> TurnMarkers:
